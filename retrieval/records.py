@@ -1,0 +1,185 @@
+"""The records that travel between the rooms: Document, Chunk, Hit, IndexManifest. No behaviour beyond looking things up."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+SpanKind = Literal["heading", "page", "cell", "code", "table"]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A marked stretch of a document's text, `text[start:end]`.
+
+    heading: the heading line with its markup; `number` is the level (1 = top), `label` the bare title.
+    page, cell: `number` counts from 1. Pages and cells are ordered and do not overlap.
+    code, table: a block to keep whole when it fits, with its fences or rules.
+    """
+
+    kind: SpanKind
+    start: int
+    end: int
+    number: int = 0
+    label: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One parsed document. Offsets everywhere are Unicode code points in `text`.
+
+    `root` is the ingested folder (absolute, POSIX separators), `source` the path relative to it.
+    `content_hash` is the SHA-256 of the file's bytes, hexadecimal.
+    """
+
+    doc_id: str
+    root: str
+    source: str
+    media_type: str
+    title: str
+    text: str
+    spans: tuple[Span, ...] = ()
+    content_hash: str = ""
+    metadata: Mapping[str, object] = field(default_factory=dict)
+
+    def line_at(self, position: int) -> int:
+        """The line that holds a character, counted from 1; \\n, \\r\\n and a lone \\r each end a line."""
+        return line_at(self.text, position)
+
+    def page_at(self, position: int) -> int | None:
+        """The page that holds a character, counted from 1; None in a document without pages."""
+        return number_at(self.spans, "page", position)
+
+    def heading_at(self, position: int) -> tuple[str, ...]:
+        """Titles of the headings above a character, outermost first, its own heading line included."""
+        return heading_path(self.spans, position)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A slice of a document, `document.text[start:end] == text`, small enough for the encoder to read whole.
+
+    `context` is what the encoder reads before the text (title and headings that the text itself does not show).
+    `tokens` counts what the encoder reads in all: special tokens, prefix, context and text.
+    """
+
+    chunk_id: str
+    doc_id: str
+    ordinal: int
+    start: int
+    end: int
+    text: str
+    tokens: int
+    heading: tuple[str, ...] = ()
+    page: int | None = None
+    context: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Another place where the very same chunk text stands."""
+
+    chunk_id: str
+    doc_id: str
+    source: str
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A retrieved chunk. `score` is higher-is-better and comparable within one result list only."""
+
+    rank: int
+    score: float
+    chunk_id: str
+    doc_id: str
+    source: str
+    start: int
+    end: int
+    text: str
+    heading: tuple[str, ...] = ()
+    page: int | None = None
+    line: int = 1
+    context: str = ""
+    also_in: tuple[Place, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A file that could not be ingested: what was met, why, and what to do."""
+
+    root: str
+    source: str
+    reason: str
+    advice: str
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderSpec:
+    """What makes two vectors comparable: the model and how it is used.
+
+    `revision` is the SHA-256 of the weights (hexadecimal) or a hub commit; prefixes are put before every text.
+    """
+
+    name: str
+    revision: str
+    dimension: int
+    max_tokens: int
+    pooling: str = "mean"
+    query_prefix: str = ""
+    passage_prefix: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkingSpec:
+    """How documents are cut. Lengths in encoder tokens and in characters; `overlap` is a share of max_tokens."""
+
+    max_tokens: int = 512
+    max_chars: int = 4000
+    overlap: float = 0.1
+    heading_context: bool = True
+    version: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class IndexManifest:
+    """Everything the numbers of an index depend on."""
+
+    encoder: EncoderSpec
+    chunking: ChunkingSpec
+    schema_version: int = 1
+    created_at: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+def line_at(text: str, position: int) -> int:
+    """The line of a character, counted from 1; \\n, \\r\\n and a lone \\r each end a line."""
+    ends = text.count("\n", 0, position) + text.count("\r", 0, position) - text.count("\r\n", 0, position)
+    split_pair = 0 < position < len(text) and text[position] == "\n" and text[position - 1] == "\r"
+    return 1 + ends - split_pair
+
+
+def number_at(spans: tuple[Span, ...], kind: SpanKind, position: int) -> int | None:
+    """The number of the last span of a kind that starts at or before a position (the first one, before all)."""
+    marked = [span for span in spans if span.kind == kind]
+    if not marked:
+        return None
+    before = bisect_right([span.start for span in marked], position)
+    return marked[max(before - 1, 0)].number
+
+
+def heading_path(spans: tuple[Span, ...], position: int) -> tuple[str, ...]:
+    """Titles of the headings in force at a position, outermost first."""
+    path: list[Span] = []
+    for span in spans:
+        if span.kind != "heading":
+            continue
+        if span.start > position:
+            break
+        while path and path[-1].number >= span.number:
+            path.pop()
+        path.append(span)
+    return tuple(span.label for span in path)
