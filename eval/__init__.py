@@ -1,1 +1,1 @@
-
+"""Evaluation of questions and answers; so far a place kept for it."""

@@ -1,1 +1,1 @@
-
+"""Hits to a cited answer."""

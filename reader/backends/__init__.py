@@ -1,1 +1,1 @@
-
+"""Readers and the models behind them, one a file."""

@@ -1,0 +1,119 @@
+# GNU make 4.0 or newer. `make` lists the targets.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+MAKEFLAGS += --no-print-directory --no-builtin-rules
+
+VENV := .venv
+RAG := $(VENV)/bin/rag
+PY := $(VENV)/bin/python
+DATA := .rag
+SAMPLE := $(DATA)/sample
+
+# 3.11 first: the constraints were made with it. Only asked for when .venv is made.
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 python3; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
+EXTRA := $(shell command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+INSTALLED := $(VENV)/.installed-$(EXTRA)
+
+# What the user typed reaches the commands as it is: $(value ...) does not expand it, a simply expanded variable is not
+# expanded again when it is exported, and the recipes name it as a shell variable in quotes. The originals must not be
+# exported: make would expand them, and so run a $(shell ...) inside a question.
+override export ASK_QUESTION := $(value Q)
+override export ASK_DOCS := $(value DOCS)
+override export ASK_INDEX := $(value INDEX)
+override export ASK_TORCH_INDEX := $(value TORCH_INDEX)
+unexport Q DOCS INDEX TORCH_INDEX
+MAKEOVERRIDES :=
+
+# Sets $docs and $index. Two folders of documents never share an index that nobody named.
+define choose_docs_and_index
+if [ -n "$$ASK_DOCS" ]; then \
+	docs=$$(CDPATH= cd -- "$$ASK_DOCS" 2>/dev/null && pwd -P && echo .) && docs=$${docs%?.} || docs=$$ASK_DOCS; \
+	index=$(DATA)/index-$$(printf %s "$$docs" | cksum | cut -d' ' -f1); \
+else docs=$(SAMPLE); index=$(DATA)/index; fi; \
+if [ -n "$$ASK_INDEX" ]; then index=$$ASK_INDEX; fi
+endef
+
+refresh = $(choose_docs_and_index); $(RAG) ingest --prune --quiet --index="$$index" -- "$$docs"
+documents = $(if $(value DOCS),,$(SAMPLE)/.rag-sample)
+
+.PHONY: help setup ask search index test bench fmt check doctor clean question
+
+help: ## Show this list
+	@printf 'usage: make TARGET [NAME=value]...\n\n'
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' Makefile
+	@printf '\n  Q="question"      what to ask or to search for\n'
+	@printf '  DOCS=folder       your documents; without it, the Python language reference\n'
+	@printf '  INDEX=folder      where the index is kept; without it, one folder in $(DATA) for each DOCS\n'
+	@printf '  TORCH_INDEX=url   for setup: a package index that has CPU builds of torch\n'
+	@printf '  PYTHON=program    for setup: the Python to use, 3.11 or newer\n'
+
+setup: $(INSTALLED) ## Make .venv and install the pinned packages
+
+ask: question $(INSTALLED) $(documents) ## Answer Q="question" from the documents, with citations
+	@$(refresh); $(RAG) ask --index="$$index" -- "$$ASK_QUESTION"
+
+search: question $(INSTALLED) $(documents) ## Show the passages nearest to Q="question"
+	@$(refresh); $(RAG) search --index="$$index" -- "$$ASK_QUESTION"
+
+index: $(INSTALLED) $(documents) ## Bring the index up to date with the documents
+	@$(refresh); echo "index in $$index"
+
+test: $(INSTALLED) ## Run the whole test suite: no network, no GPU, no downloaded weights
+	@$(PY) -m pytest --cov --cov-report=term
+
+bench: $(INSTALLED) ## Measure speed and quality, each beside its baseline
+	@$(PY) -m bench
+
+fmt: $(INSTALLED) ## Format the code
+	@$(PY) -m ruff format .
+	@$(PY) -m ruff check --fix .
+
+check: $(INSTALLED) ## Check format, lint and types
+	@$(PY) -m ruff format --check .
+	@$(PY) -m ruff check .
+	@$(PY) -m mypy
+
+doctor: $(INSTALLED) ## Show what this machine can do, and how to fix what it cannot
+	@$(RAG) doctor
+
+clean: ## Remove indexes, the sample and caches; .venv stays
+	@rm -rf $(DATA) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov build dist *.egg-info
+	@find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+	@if [ -d $(VENV) ]; then echo 'kept $(VENV); remove it with: rm -rf $(VENV)'; fi
+
+question:
+	@if [ -z "$${ASK_QUESTION//[[:space:]]/}" ]; then \
+		echo 'usage: make $(firstword $(filter ask search,$(MAKECMDGOALS)) ask) Q="your question" [DOCS=folder] [INDEX=folder]' >&2; \
+		exit 2; fi
+
+$(SAMPLE)/.rag-sample: $(INSTALLED) app/sample.py
+	@$(PY) -m app.sample $(SAMPLE)
+
+# faiss-cpu and faiss-gpu are the same module: the other one goes first where the machine has changed.
+# pip's own words go to a log; shown are the large downloads, and the end of the log where it fails.
+$(INSTALLED): pyproject.toml constraints.txt
+	@if [ -z "$(PYTHON)" ]; then \
+		echo 'error: no Python 3.11 or newer was found; install one, or name it: make setup PYTHON=/path/to/python' >&2; \
+		exit 1; fi
+	@$(PY) -m pip --version >/dev/null 2>&1 || { \
+		echo "making $(VENV) with $$("$(PYTHON)" --version)"; "$(PYTHON)" -m venv --clear $(VENV); }
+	@if [ -e $(VENV)/.installed-$(if $(filter gpu,$(EXTRA)),cpu,gpu) ]; then \
+		$(PY) -m pip uninstall --quiet --yes faiss-cpu faiss-gpu; fi
+	@rm -f $(VENV)/.installed-*
+	@echo 'installing pinned packages, extra $(EXTRA); the first time takes a minute or more'
+	@pip() { $(PY) -m pip install --progress-bar off --disable-pip-version-check --constraint constraints.txt "$$@"; }; \
+	{ pip --quiet setuptools && pip $${ASK_TORCH_INDEX:+--extra-index-url "$$ASK_TORCH_INDEX"} \
+		--no-build-isolation --editable '.[$(EXTRA),dev]'; } 2>&1 \
+	| tee $(VENV)/setup.log \
+	| awk '/^ *(Downloading|Using cached) / && ($$NF == "GB)" || ($$NF == "MB)" && substr($$(NF-1), 2) + 0 >= 20)) { \
+			file = $$(NF-2); sub(/.*[/]/, "", file); split(file, part, "-"); \
+			print "  " part[1], part[2], $$(NF-1), $$NF; fflush() } \
+		/^Installing collected packages/ { print "  unpacking"; fflush() }' \
+	|| { echo 'error: pip failed; the whole log is $(VENV)/setup.log, and ends:' >&2; tail -n 15 $(VENV)/setup.log >&2; exit 1; }
+	@echo 'ready: $(VENV)/bin/rag'
+	@touch $@

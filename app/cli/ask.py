@@ -1,0 +1,223 @@
+"""`rag ask`: one question, or many in one process, each answered with citations or an abstention."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.cli.common import (
+    FAILED,
+    ConfigFlag,
+    DeviceFlag,
+    EncoderFlag,
+    IndexFlag,
+    JsonFlag,
+    ProfileFlag,
+    ReaderFlag,
+    Session,
+    TopKFlag,
+    complain,
+    place,
+    print_json,
+    stderr,
+    stdout,
+    table,
+)
+from retrieval.errors import (
+    ConfigError,
+    IndexCorruptError,
+    IndexMismatchError,
+    IndexMissingError,
+    MissingPackageError,
+    RagError,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+    from app.pipeline import Pipeline
+    from reader.records import Answer, Citation, WordMatch
+
+MARKED_SIMILARITY = 0.5
+"""Words of a quote are marked from here on; below, the best match of a question word is rarely a match to a person."""
+
+HOPELESS = (ConfigError, MissingPackageError, IndexMissingError, IndexMismatchError, IndexCorruptError)
+"""Errors that every further question would meet again."""
+
+
+def ask(
+    context: typer.Context,
+    *,
+    question: Annotated[
+        str | None, typer.Argument(metavar="QUESTION", help="One question.", show_default=False)
+    ] = None,
+    questions: Annotated[
+        str | None,
+        typer.Option("--questions", metavar="FILE", help="Questions, one a line; - reads standard input."),
+    ] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Show which words matched which.")] = False,
+    as_json: JsonFlag = False,
+    top_k: TopKFlag = None,
+    index: IndexFlag = None,
+    profile: ProfileFlag = None,
+    encoder: EncoderFlag = None,
+    device: DeviceFlag = None,
+    reader: ReaderFlag = None,
+    config: ConfigFlag = None,
+) -> None:
+    """Answer from the documents, with citations, or say that they hold no answer."""
+    from app.profiles import require_reader
+
+    session: Session = context.obj
+    if (question is None) == (questions is None):
+        raise typer.BadParameter("give one question, or many with --questions FILE", param_hint="QUESTION")
+    if question is not None and not question.strip():
+        raise typer.BadParameter("the question is blank", param_hint="QUESTION")
+    settings = session.config(
+        config=config, index=index, profile=profile, encoder=encoder, device=device, reader=reader, top_k=top_k
+    )
+    with session.pipeline(settings) as pipeline:
+        require_reader(pipeline.choice)
+        desk = _Desk(pipeline, top_k=settings.top_k, explain=explain, as_json=as_json)
+        if question is not None:
+            desk.answer(question)
+        elif questions is not None and not desk.answer_all(questions):
+            raise typer.Exit(FAILED)
+
+
+class _Desk:
+    """Answers questions one by one and prints each as soon as it is answered."""
+
+    def __init__(self, pipeline: Pipeline, *, top_k: int, explain: bool, as_json: bool) -> None:
+        self._pipeline = pipeline
+        self._top_k = top_k
+        self._explain = explain
+        self._as_json = as_json
+
+    def answer(self, question: str) -> None:
+        from app.cli.progress import waiting
+
+        with waiting(stderr(), "reading"):
+            answer = self._pipeline.ask(question, k=self._top_k)
+        if self._as_json:
+            from app.cli.wire import answer_record
+
+            print_json(answer_record(answer, explain=self._explain))
+        else:
+            print_answer(answer, stdout(), explain=self._explain)
+
+    def answer_all(self, source: str) -> bool:
+        """Every line that is not blank. True if none failed; one that fails is reported and the rest is answered."""
+        from app.cli.lines import read_lines
+
+        failed = 0
+        for line in read_lines(source):
+            if not line.text.strip() and line.problem is None:
+                continue
+            problem = line.problem or self._try(line.text)
+            if problem:
+                failed += 1
+                self._report(line.text, problem)
+        if failed:
+            complain("error", f"{failed:,} of the questions failed")
+        return failed == 0
+
+    def _try(self, question: str) -> str:
+        """Answer one of many; what went wrong, "" when nothing did."""
+        from app.cli.text import visible
+
+        if not self._as_json:
+            stdout().print(f"\n? {visible(question)}", style="bold", soft_wrap=True)
+        try:
+            self.answer(question)
+        except HOPELESS:
+            raise
+        except RagError as error:
+            return str(error)
+        return ""
+
+    def _report(self, question: str, problem: str) -> None:
+        if self._as_json:
+            print_json({"question": question, "error": problem})
+        else:
+            complain("error", f"{question[:100]}: {problem}" if question else problem)
+
+
+def print_answer(answer: Answer, console: Console, *, explain: bool = False) -> None:
+    """The answer, then every citation with its quote; for an abstention, where to look instead."""
+    console.print(_answer_text(answer), soft_wrap=not console.is_terminal)
+    for citation in answer.citations:
+        _print_citation(citation, answer.matches, console)
+    if answer.abstained and answer.hits:
+        console.print()
+        console.print("nearest passages, which may not answer it:", style="dim", soft_wrap=True)
+        for hit in answer.hits[:3]:
+            where, heading = place(hit.source, hit.line, hit.page, hit.heading)
+            console.print(f"    {where}{heading}", style="dim", soft_wrap=True)
+    if explain:
+        _print_matches(answer, console)
+
+
+def _answer_text(answer: Answer) -> Text:
+    from app.cli.text import marked
+
+    shown = marked(answer.text, (), style="yellow" if answer.abstained else "")
+    for citation in answer.citations:
+        shown.highlight_words([f"[{citation.marker}]"], "bold cyan")
+    return shown
+
+
+def _print_citation(citation: Citation, matches: tuple[WordMatch, ...], console: Console) -> None:
+    from rich.padding import Padding
+    from rich.text import Text
+
+    from app.cli.text import marked
+
+    where, heading = place(citation.source, citation.line, citation.page, citation.heading)
+    marks = [
+        (match.start - citation.start, match.end - citation.start)
+        for match in matches
+        if match.marker == citation.marker
+        and match.similarity >= MARKED_SIMILARITY
+        and citation.start <= match.start < match.end <= citation.end
+    ]
+    quote = marked(citation.quote, marks)
+    console.print()
+    head = Text.assemble((f"[{citation.marker}]", "bold cyan"), " ", (where, "cyan"), (heading, "dim"))
+    console.print(head, soft_wrap=True)
+    if console.is_terminal:
+        console.print(Padding(quote, (0, 0, 0, 4), expand=False))
+    else:
+        for line in quote.split("\n"):
+            console.print("    ", line, sep="", soft_wrap=True)
+
+
+def _print_matches(answer: Answer, console: Console) -> None:
+    from rich.text import Text
+
+    from app.cli.text import visible
+
+    shown = table("", "question", "matched", "similarity", "weight", numbers=("similarity", "weight"))
+    for match in sorted(answer.matches, key=lambda match: (match.marker, match.question_start)):
+        asked = answer.question[match.question_start : match.question_end]
+        strong = "" if match.similarity >= MARKED_SIMILARITY else "dim"
+        shown.add_row(
+            f"[{match.marker}]",
+            Text(visible(asked)),
+            Text(visible(_matched_text(answer, match)), style=strong),
+            Text(f"{match.similarity:.2f}", style=strong),
+            f"{match.weight:.2f}",
+        )
+    console.print()
+    console.print(f"evidence {answer.evidence:.2f}", style="bold", soft_wrap=True)
+    if answer.matches:
+        console.print(shown)
+
+
+def _matched_text(answer: Answer, match: WordMatch) -> str:
+    for citation in answer.citations:
+        if citation.marker == match.marker and citation.start <= match.start and match.end <= citation.end:
+            return citation.quote[match.start - citation.start : match.end - citation.start]
+    return f"characters {match.start} to {match.end}"

@@ -1,0 +1,170 @@
+"""What every command shares: the session, the flags, the consoles, and how errors become exit codes."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from app.config import Config, load_config, process_environment
+from retrieval.errors import ConfigError, RagError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from app.pipeline import Pipeline
+
+# Paths are plain text for Typer: its own kind of path refuses "-", and app.config reads the others.
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+UNCHANGED = "the index was not changed"
+
+ConfigFlag = Annotated[
+    str | None,
+    typer.Option("--config", metavar="FILE", help="Settings file instead of ./rag.toml.", show_default=False),
+]
+IndexFlag = Annotated[
+    str | None, typer.Option("--index", metavar="DIR", help="Folder of the index (rag doctor shows the usual one).")
+]
+ProfileFlag = Annotated[str | None, typer.Option("--profile", metavar="NAME", help="auto, embedded or gpu.")]
+EncoderFlag = Annotated[
+    str | None, typer.Option("--encoder", metavar="MODEL", help="Model name or folder instead of the profile's own.")
+]
+DeviceFlag = Annotated[str | None, typer.Option("--device", metavar="NAME", help="auto, cpu or cuda.")]
+ReaderFlag = Annotated[str | None, typer.Option("--reader", metavar="NAME", help="auto, extractive or zephyr.")]
+TopKFlag = Annotated[str | None, typer.Option("--top-k", "-k", metavar="N", help="How many passages to look at.")]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
+
+
+def _open_pipeline(config: Config) -> Pipeline:
+    from app.pipeline import Pipeline
+
+    return Pipeline(config)
+
+
+@dataclass(slots=True)
+class Session:
+    """What a run of the program stands on. Typer carries it as `context.obj`; tests put their own there.
+
+    `kept` is what to tell somebody who interrupts: what became of the data.
+    """
+
+    environ: Mapping[str, str] = field(default_factory=process_environment)
+    cwd: Path = field(default_factory=Path.cwd)
+    open_pipeline: Callable[[Config], Pipeline] = _open_pipeline
+    kept: str = UNCHANGED
+
+    def config(self, **flags: object) -> Config:
+        """The settings of this run."""
+        return load_config(flags, self.environ, self.cwd)
+
+    @contextmanager
+    def pipeline(self, config: Config, *, announce: bool = True) -> Iterator[Pipeline]:
+        """An open pipeline, closed at the end; `announce` prints which profile was chosen and why."""
+        pipeline = self.open_pipeline(config)
+        try:
+            if announce:
+                note(str(pipeline.choice))
+            yield pipeline
+        finally:
+            pipeline.close()
+
+
+class RagGroup(TyperGroup):
+    """The root of the command line: turns errors into one line and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - the type belongs to Typer's private copy of Click
+        """Run the command. 1 = failed, 2 = usage or settings, 130 = interrupted."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()  # here, so that a closed pipe is met where it is handled
+        except ConfigError as error:
+            _fail(str(error), USAGE)
+        except RagError as error:
+            _fail(str(error), FAILED)
+        except BrokenPipeError:
+            raise  # whoever read our output has seen enough; Typer leaves in silence
+        except OSError as error:
+            _fail(_describe(error), FAILED)
+        except KeyboardInterrupt:
+            kept = ctx.obj.kept if isinstance(ctx.obj, Session) else UNCHANGED
+            complain("interrupted", kept)
+            raise typer.Exit(INTERRUPTED) from None
+        return result
+
+
+def _describe(error: OSError) -> str:
+    if error.strerror is None:
+        return str(error)
+    return error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    complain("error", message)
+    raise typer.Exit(code) from None
+
+
+def stdout() -> Console:
+    """The console for results."""
+    return _console(sys.stdout)
+
+
+def stderr() -> Console:
+    """The console for everything else."""
+    return _console(sys.stderr)
+
+
+def _console(stream: Any) -> Console:  # noqa: ANN401 - any text stream
+    from rich.console import Console
+
+    return Console(file=stream, highlight=False, markup=False, emoji=False)
+
+
+def print_json(record: Mapping[str, object]) -> None:
+    """One object on one line, sent at once."""
+    from app.cli.wire import dumps
+
+    print(dumps(record, encoding=sys.stdout.encoding), flush=True)
+
+
+def note(message: str) -> None:
+    """A remark on standard error, on one line."""
+    from app.cli.text import visible
+
+    stderr().print(visible(message), style="dim", soft_wrap=True)
+
+
+def complain(word: str, message: str) -> None:
+    """`word: message` on standard error, on one line whatever the message holds."""
+    from rich.text import Text
+
+    from app.cli.text import visible
+
+    one_line = " ".join(message.splitlines())
+    stderr().print(Text.assemble((f"{word}:", "bold red"), " ", visible(one_line)), soft_wrap=True)
+
+
+def table(*columns: str, numbers: tuple[str, ...] = ()) -> Table:
+    """A calm table: bold heads, no lines; text is folded, never cut. Cells must be safe (`visible`) Text."""
+    from rich.table import Table
+
+    made = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold", highlight=False)
+    for column in columns:
+        made.add_column(column, justify="right" if column in numbers else "left", overflow="fold")
+    return made
+
+
+def place(source: str, line: int, page: int | None, heading: tuple[str, ...]) -> tuple[str, str]:
+    """`file.md:42` (and the page, where there are pages) and `  Heading > Sub` or nothing, both safe to show."""
+    from app.cli.text import visible
+
+    where = f"{visible(source)}:{line}" + ("" if page is None else f" page {page}")
+    path = " > ".join(visible(title) for title in heading)
+    return where, f"  {path}" if path else ""

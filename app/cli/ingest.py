@@ -1,0 +1,167 @@
+"""`rag ingest`: read folders and files into the index, and say what happened to each."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.cli.common import (
+    FAILED,
+    INTERRUPTED,
+    ConfigFlag,
+    DeviceFlag,
+    EncoderFlag,
+    IndexFlag,
+    JsonFlag,
+    ProfileFlag,
+    Session,
+    complain,
+    print_json,
+    stderr,
+    stdout,
+    table,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from ingest.records import IngestReport
+
+KEPT = "what was stored before stays; run the same command again to go on"
+
+
+def ingest(
+    context: typer.Context,
+    *,
+    paths: Annotated[list[str], typer.Argument(metavar="PATH", help="Folders or files.", show_default=False)],
+    prune: Annotated[bool, typer.Option("--prune", help="Remove documents whose files are gone.")] = False,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Read and encode everything again.")] = False,
+    max_file_mb: Annotated[
+        str | None, typer.Option("--max-file-mb", metavar="MB", help="Leave larger files aside.")
+    ] = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print one line, and nothing when nothing changed.")
+    ] = False,
+    as_json: JsonFlag = False,
+    index: IndexFlag = None,
+    profile: ProfileFlag = None,
+    encoder: EncoderFlag = None,
+    device: DeviceFlag = None,
+    config: ConfigFlag = None,
+) -> None:
+    """Read documents into the index. Unchanged files are not read again."""
+    from app.cli.progress import Reporter
+
+    session: Session = context.obj
+    settings = session.config(
+        config=config, index=index, profile=profile, encoder=encoder, device=device, max_file_mb=max_file_mb
+    )
+    session.kept = KEPT
+    with session.pipeline(settings, announce=not quiet) as pipeline, Reporter(stderr(), lines=not quiet) as progress:
+        report = pipeline.ingest([Path(path) for path in paths], prune=prune, rebuild=rebuild, report=progress)
+    if as_json:
+        from app.cli.wire import ingest_record
+
+        print_json(ingest_record(report))
+    elif quiet:
+        _print_line(report)
+    else:
+        _print_report(report, stdout())
+    if report.interrupted:
+        stored = len(report.added) + len(report.changed)
+        complain("interrupted", f"{stored:,} documents of this run are stored; {KEPT}")
+        raise typer.Exit(INTERRUPTED)
+    if report.failures and not (report.added or report.changed or report.unchanged):
+        complain("error", "nothing could be ingested")
+        raise typer.Exit(FAILED)
+
+
+def _counts(report: IngestReport) -> dict[str, int]:
+    return {
+        "added": len(report.added),
+        "changed": len(report.changed),
+        "unchanged": report.unchanged,
+        "missing": len(report.missing),
+        "pruned": len(report.pruned),
+        "failed": len(report.failures),
+    }
+
+
+def _print_line(report: IngestReport) -> None:
+    """One line, on standard error: with --quiet the caller wants the next command's results on standard output."""
+    from app.cli.progress import duration
+
+    news = [f"{count:,} {word}" for word, count in _counts(report).items() if count and word != "unchanged"]
+    if not news:
+        return
+    advice = " (rag index info says why)" if report.failures else ""
+    stderr().print(f"index: {', '.join(news)} in {duration(report.seconds)}{advice}", style="dim", soft_wrap=True)
+
+
+def _print_report(report: IngestReport, console: Console) -> None:
+    from rich.text import Text
+
+    from app.cli.progress import duration
+
+    counts = _counts(report)
+    summary = table("documents", "", numbers=("",))
+    for word, count in counts.items():
+        summary.add_row(word, Text(f"{count:,}", style="" if count else "dim"))
+    rate = f", {report.tokens / report.seconds:,.0f} tokens/s" if report.tokens and report.seconds > 0 else ""
+    console.print(summary)
+    console.print()
+    console.print(
+        f"{report.chunks:,} chunks: {report.embedded:,} embedded, {report.duplicates:,} duplicates; "
+        f"{report.tokens:,} tokens in {duration(report.seconds)}{rate}",
+        soft_wrap=True,
+    )
+    if report.missing:
+        console.print()
+        console.print(f"{len(report.missing):,} gone from disk and kept; remove them with --prune:", style="bold")
+        _print_names(report.missing, console)
+    _print_failures(report, console)
+    _print_skipped(report, console)
+
+
+def _print_failures(report: IngestReport, console: Console) -> None:
+    from rich.text import Text
+
+    from app.cli.text import visible
+
+    if not report.failures:
+        return
+    shown = table("failed", "why", "what to do")
+    for failure in report.failures:
+        shown.add_row(
+            Text(visible(failure.source)), Text(visible(failure.reason)), Text(visible(failure.advice), style="dim")
+        )
+    console.print()
+    console.print(shown)
+
+
+def _print_skipped(report: IngestReport, console: Console) -> None:
+    """One row a reason: a folder of dependencies can hold thousands of ignored files."""
+    from rich.text import Text
+
+    from app.cli.text import visible
+
+    if not report.skipped:
+        return
+    first = {skipped.reason: skipped.source for skipped in reversed(report.skipped)}
+    shown = table("left aside", "", "first", numbers=("",))
+    for reason, count in Counter(skipped.reason for skipped in report.skipped).most_common():
+        shown.add_row(Text(visible(reason)), f"{count:,}", Text(visible(first[reason]), style="dim"))
+    console.print()
+    console.print(shown)
+
+
+def _print_names(names: tuple[str, ...], console: Console, *, at_most: int = 10) -> None:
+    from app.cli.text import visible
+
+    for name in names[:at_most]:
+        console.print(f"  {visible(name)}", soft_wrap=True)
+    if len(names) > at_most:
+        console.print(f"  and {len(names) - at_most:,} more", soft_wrap=True)

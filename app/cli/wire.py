@@ -1,0 +1,75 @@
+"""Records as JSON for other programs. Keys may be added, never changed. Knows records and JSON; prints nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ingest.records import IngestReport
+    from reader.records import Answer, Citation
+    from retrieval.records import Hit
+
+# json leaves these raw without ensure_ascii. Lone surrogates cannot be written as UTF-8; C1 controls and changes of
+# direction act on terminals; some readers of one-object-a-line take U+0085, U+2028 and U+2029 for line ends. They stand
+# inside JSON strings only, where an escape means the same.
+_UNSAFE = re.compile(r"[\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+Json = dict[str, object]
+
+
+def dumps(record: Mapping[str, object], *, encoding: str | None = "utf-8") -> str:
+    """One object on one line. Non-ASCII text stays as it is where the encoding of the stream can carry it."""
+    unicode = (encoding or "").lower().replace("-", "").replace("_", "").startswith("utf")
+    line = json.dumps(record, ensure_ascii=not unicode, allow_nan=False)
+    return _UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
+
+
+def answer_record(answer: Answer, *, explain: bool = False) -> Json:
+    """The object of `rag ask --json`; with `explain` it also holds `matches`."""
+    prompt = answer.prompt
+    record: Json = {
+        "question": answer.question,
+        "answer": answer.text,
+        "abstained": answer.abstained,
+        "citations": [_citation_record(citation) for citation in answer.citations],
+        "hits": [hit_record(hit) for hit in answer.hits],
+        "reader": asdict(answer.reader),
+        "prompt": None if prompt is None else {**asdict(prompt), "dropped": list(prompt.dropped)},
+        "evidence": answer.evidence,
+        "timings_ms": dict(answer.timings_ms),
+    }
+    if explain:
+        record["matches"] = [asdict(match) for match in answer.matches]
+    return record
+
+
+def hit_record(hit: Hit, *, text: bool = False) -> Json:
+    """One hit; its text only where asked for."""
+    record: Json = {
+        "rank": hit.rank,
+        "score": hit.score,
+        "chunk_id": hit.chunk_id,
+        "doc_id": hit.doc_id,
+        "source": hit.source,
+        "start": hit.start,
+        "end": hit.end,
+        "heading": list(hit.heading),
+        "page": hit.page,
+        "line": hit.line,
+        "also_in": [asdict(place) for place in hit.also_in],
+    }
+    return {**record, "text": hit.text} if text else record
+
+
+def _citation_record(citation: Citation) -> Json:
+    return {**asdict(citation), "heading": list(citation.heading)}
+
+
+def ingest_record(report: IngestReport) -> Json:
+    """The object of `rag ingest --json`."""
+    return asdict(report)

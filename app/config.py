@@ -1,0 +1,263 @@
+"""Settings: defaults, then rag.toml, then RAG_* variables, then flags, into one frozen Config.
+
+The only reader of the environment. Knows names, types and ranges; never what a setting does, and opens nothing but the
+one settings file.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from pathlib import Path
+from types import MappingProxyType
+
+from retrieval.errors import ConfigError
+
+FILE_NAME = "rag.toml"
+MAX_FILE_BYTES = 1_000_000
+NOT_SETTINGS = frozenset({"RAG_CONFIG", "RAG_TEST_DATA"})
+"""Variables that begin with RAG_ and are no settings: where rag.toml is, and where the tests find their data."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Every setting, checked. Paths are absolute.
+
+    encoder, pooling: "" means the profile's own encoder; pooling is mean, cls or pooler.
+    candidates is how many chunks are looked at before the best `top_k` are kept; never fewer than top_k.
+    chunk_tokens counts all the encoder reads; chunk_overlap is a share of it in [0, 0.5].
+    threads 0 = all cores; min_evidence None = the reader's own threshold, else in [0, 1].
+    `file` is the settings file that was read; `hub_cache` is where Hugging Face models lie on this machine;
+    `origins` says, for every key that is not a default, where it was set.
+    """
+
+    index: Path
+    cache: Path
+    profile: str = "auto"
+    encoder: str = ""
+    pooling: str = "mean"
+    device: str = "auto"
+    reader: str = "auto"
+    top_k: int = 5
+    candidates: int = 100
+    chunk_tokens: int = 512
+    chunk_overlap: float = 0.1
+    heading_context: bool = True
+    max_file_mb: float = 50.0
+    threads: int = 0
+    min_evidence: float | None = None
+    file: Path | None = None
+    hub_cache: Path = Path()
+    origins: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+
+Parse = Callable[[object, Path], object]
+"""A raw value (typed in TOML, text from the environment) and the folder that relative paths start from."""
+
+
+def _choice(*allowed: str) -> Parse:
+    def parse(raw: object, _base: Path) -> object:
+        if raw in allowed:
+            return raw
+        raise ValueError(f"one of {', '.join(allowed)}")
+
+    return parse
+
+
+def _number(kind: type[int | float], low: float, high: float) -> Parse:
+    word = "a whole number" if kind is int else "a number"
+
+    def parse(raw: object, _base: Path) -> object:
+        expected = ValueError(f"{word} from {low:g} to {high:g}")
+        if isinstance(raw, bool) or not isinstance(raw, str | int | float) or (kind is int and isinstance(raw, float)):
+            raise expected
+        try:
+            value = kind(raw)
+        except ValueError:
+            raise expected from None
+        if not low <= value <= high:  # also false for nan
+            raise expected
+        return value
+
+    return parse
+
+
+def _switch(raw: object, _base: Path) -> object:
+    words = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+    if isinstance(raw, bool):
+        return raw
+    if isinstance(raw, str) and raw.lower() in words:
+        return words[raw.lower()]
+    raise ValueError("true or false")
+
+
+def _path(raw: object, base: Path) -> object:
+    if not isinstance(raw, str | Path) or not str(raw) or "\0" in str(raw):
+        raise ValueError("the path of a folder")
+    try:
+        return Path(os.path.normpath(base / Path(raw).expanduser()))
+    except RuntimeError:  # "~name" of nobody
+        raise ValueError("the path of a folder (this ~ has no home folder)") from None
+
+
+def _model(raw: object, base: Path) -> object:
+    """A hub name stays as it is; what can only be a path (./m, ../m, ~/m) becomes absolute."""
+    if not isinstance(raw, str) or "\0" in raw:
+        raise ValueError("a model name or the path of a model folder")
+    return str(_path(raw, base)) if raw.startswith((".", "~")) else raw
+
+
+SETTINGS: Mapping[str, Parse] = MappingProxyType(
+    {
+        "index": _path,
+        "cache": _path,
+        "profile": _choice("auto", "embedded", "gpu"),
+        "encoder": _model,
+        "pooling": _choice("mean", "cls", "pooler"),
+        "device": _choice("auto", "cpu", "cuda"),
+        "reader": _choice("auto", "extractive", "zephyr"),
+        "top_k": _number(int, 1, 1000),
+        "candidates": _number(int, 1, 10_000),
+        "chunk_tokens": _number(int, 16, 8192),
+        "chunk_overlap": _number(float, 0.0, 0.5),
+        "heading_context": _switch,
+        "max_file_mb": _number(float, 0.001, 10_000),
+        "threads": _number(int, 0, 1024),
+        "min_evidence": _number(float, 0.0, 1.0),
+    }
+)
+
+
+def process_environment() -> Mapping[str, str]:
+    """The environment of this process, for the one place that starts the program."""
+    return os.environ
+
+
+def load_config(flags: Mapping[str, object], environ: Mapping[str, str], cwd: Path) -> Config:
+    """Settle every setting: defaults < rag.toml < RAG_* < flags. A flag of None was not given.
+
+    The file is `flags["config"]`, else RAG_CONFIG, else rag.toml in `cwd` when there is one. An empty variable counts
+    as not set. Raises ConfigError that names the key, where it was set, what was found and what was expected.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    file = _find_file(given.pop("config", None), environ, cwd)
+    values: dict[str, object] = {}
+    origins: dict[str, str] = {}
+    for layer, base in _layers(file, environ, given, cwd):
+        for key, (raw, origin) in layer.items():
+            values[key] = _parsed(key, raw, origin, base)
+            origins[key] = origin
+    return _settle(values, origins, environ, file)
+
+
+Layer = Mapping[str, tuple[object, str]]
+"""key -> (raw value, where it was set)"""
+
+
+def _layers(
+    file: Path | None, environ: Mapping[str, str], flags: Mapping[str, object], cwd: Path
+) -> Iterable[tuple[Layer, Path]]:
+    """The layers, weakest first, each with the folder that its relative paths start from."""
+    if file is not None:
+        yield {key: (raw, f"{key} in {file}") for key, raw in _read_file(file).items()}, file.parent
+    yield _environment_layer(environ), cwd
+    yield {key: (raw, "--" + key.replace("_", "-")) for key, raw in flags.items()}, cwd
+
+
+def _environment_layer(environ: Mapping[str, str]) -> Layer:
+    layer: dict[str, tuple[object, str]] = {}
+    for name, raw in environ.items():
+        if not name.startswith("RAG_") or name in NOT_SETTINGS:
+            continue
+        key = name.removeprefix("RAG_").lower()
+        if name != name.upper() or key not in SETTINGS:
+            known = sorted(NOT_SETTINGS.union("RAG_" + setting.upper() for setting in SETTINGS))
+            raise ConfigError(_unknown(name, "the environment", name.upper(), known))
+        if raw:
+            layer[key] = (raw, name)
+    return layer
+
+
+def _find_file(flag: object, environ: Mapping[str, str], cwd: Path) -> Path | None:
+    for named, origin in ((flag, "--config"), (environ.get("RAG_CONFIG"), "RAG_CONFIG")):
+        if named:
+            file = Path(str(_parsed("config", named, origin, cwd)))
+            if not file.is_file():
+                raise ConfigError(f"{origin}: there is no file {file}; name an existing rag.toml or leave it out")
+            return file
+    usual = cwd / FILE_NAME
+    return usual if usual.is_file() else None
+
+
+def _read_file(file: Path) -> Mapping[str, object]:
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(MAX_FILE_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read ({error.strerror}); check its permissions") from error
+    if len(content) > MAX_FILE_BYTES:
+        raise ConfigError(f"{file} is larger than {MAX_FILE_BYTES:,} bytes; a settings file is a few lines")
+    try:
+        return tomllib.loads(content.decode("utf-8"))
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(f"{file} is not valid TOML: {error}; write lines like  top_k = 5") from error
+
+
+def _parsed(key: str, raw: object, origin: str, base: Path) -> object:
+    if key == "config":
+        parse: Parse | None = _path
+    else:
+        parse = SETTINGS.get(key)
+    if parse is None:
+        raise ConfigError(_unknown(key, origin.removeprefix(f"{key} in "), key, sorted(SETTINGS)))
+    try:
+        return parse(raw, base)
+    except ValueError as error:
+        found = repr(raw) if len(repr(raw)) <= 80 else repr(raw)[:77] + "..."
+        raise ConfigError(f"{origin}: found {found}, expected {error}") from None
+
+
+def _unknown(name: str, origin: str, like: str, known: list[str]) -> str:
+    near = get_close_matches(like.replace("-", "_"), known, n=1)
+    advice = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+    return f"unknown setting {name!r} in {origin}; {advice}"
+
+
+def _settle(
+    values: Mapping[str, object], origins: Mapping[str, str], environ: Mapping[str, str], file: Path | None
+) -> Config:
+    """Fill in what depends on the machine or on other settings, and refuse contradictions."""
+    whole: dict[str, object] = {
+        "index": _base_folder(environ, "XDG_DATA_HOME", ".local/share") / "rag" / "index",
+        "cache": _base_folder(environ, "XDG_CACHE_HOME", ".cache") / "rag",
+        **values,
+    }
+    defaults = {setting.name: setting.default for setting in fields(Config)}
+    top_k, candidates = (whole.get(key, defaults[key]) for key in ("top_k", "candidates"))
+    if top_k > candidates:  # type: ignore[operator]  # both were parsed as int
+        if "candidates" in values:
+            raise ConfigError(
+                f"{origins.get('top_k', 'top_k')} asks for {top_k} hits but {origins['candidates']} looks at "
+                f"{candidates} candidates only; raise candidates or lower top_k"
+            )
+        whole["candidates"] = top_k
+    return Config(**whole, file=file, hub_cache=_hub_cache(environ), origins=MappingProxyType(dict(origins)))  # type: ignore[arg-type]  # each value was parsed to its field's type
+
+
+def _base_folder(environ: Mapping[str, str], variable: str, otherwise: str) -> Path:
+    """A base folder of the XDG specification: a relative value is ignored, as it demands."""
+    named = environ.get(variable, "")
+    return Path(named) if Path(named).is_absolute() else Path(environ.get("HOME") or Path.home()) / otherwise
+
+
+def _hub_cache(environ: Mapping[str, str]) -> Path:
+    """Where Hugging Face keeps downloaded models, by that library's own rules."""
+    if named := environ.get("HF_HUB_CACHE"):
+        return Path(named).expanduser()
+    home = environ.get("HF_HOME")
+    return (
+        Path(home).expanduser() if home else _base_folder(environ, "XDG_CACHE_HOME", ".cache") / "huggingface"
+    ) / "hub"

@@ -1,0 +1,106 @@
+"""Choose encoder, reader and device for this machine. Knows what CUDA needs; loads no model.
+
+torch is imported only where an NVIDIA driver was found: a machine without one must not wait for it.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from retrieval.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from app.config import Config
+
+EMBEDDED_ENCODER = "all-MiniLM-L6-v2"
+GPU_ENCODER = "thenlper/gte-small"
+DRIVER_PLACES = (Path("/dev/nvidiactl"), Path("/proc/driver/nvidia"), Path("/dev/dxg"))
+"""Where Linux shows an NVIDIA driver; the last one is the driver that Windows lends to WSL."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cuda:
+    """Whether CUDA can be used here; `reason` says why (not), as the end of a sentence."""
+
+    usable: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileChoice:
+    """What was chosen, and why. `device` is cpu or cuda; `reader` is extractive or zephyr."""
+
+    profile: str
+    encoder: str
+    reader: str
+    device: str
+    reason: str
+
+    def __str__(self) -> str:
+        """One line for people."""
+        device = "CPU" if self.device == "cpu" else "CUDA"
+        return f"profile {self.profile}: {self.encoder} on {device}, {self.reader} reader ({self.reason})"
+
+
+def probe_cuda() -> Cuda:
+    """Ask this machine. Cheap where there is no driver or torch is a CPU build; imports torch otherwise."""
+    if not any(place.exists() for place in DRIVER_PLACES) and shutil.which("nvidia-smi") is None:
+        return Cuda(usable=False, reason="no CUDA device found")
+    try:
+        version = metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        return Cuda(usable=False, reason="torch is not installed")
+    if version.endswith("+cpu"):
+        return Cuda(usable=False, reason=f"an NVIDIA driver, but torch {version} is a CPU build")
+    import torch
+
+    if not torch.cuda.is_available():
+        return Cuda(usable=False, reason=f"an NVIDIA driver, but torch {version} finds no CUDA device")
+    return Cuda(usable=True, reason=torch.cuda.get_device_name(0))
+
+
+def choose_profile(config: Config, *, cuda: Callable[[], Cuda] = probe_cuda) -> ProfileChoice:
+    """Pick the profile, its encoder, reader and device. `cuda` is asked only where the answer matters.
+
+    Raises ConfigError where a setting asks for CUDA and there is none, or two settings contradict each other.
+    """
+    if config.profile == "gpu" and config.device == "cpu":
+        raise ConfigError("profile gpu runs on CUDA but device is cpu; use --profile embedded or --device cuda")
+    profile, device, reason = _place(config, cuda)
+    encoder = config.encoder or (GPU_ENCODER if profile == "gpu" else EMBEDDED_ENCODER)
+    own_reader = "zephyr" if profile == "gpu" else "extractive"
+    reader = own_reader if config.reader == "auto" else config.reader
+    return ProfileChoice(profile=profile, encoder=encoder, reader=reader, device=device, reason=reason)
+
+
+def require_reader(choice: ProfileChoice) -> None:
+    """Refuse a reader that this release does not have. Raises ConfigError; searching needs no reader."""
+    if choice.reader == "zephyr":
+        raise ConfigError(
+            f"profile {choice.profile} answers with the zephyr reader, which is not part of this release; "
+            'use --reader extractive (or RAG_READER=extractive, or reader = "extractive" in rag.toml)'
+        )
+
+
+def _place(config: Config, cuda: Callable[[], Cuda]) -> tuple[str, str, str]:
+    """Profile, device, reason."""
+    if config.device == "cpu":
+        return "embedded", "cpu", "the CPU was asked for"
+    if config.profile == "embedded" and config.device == "auto":
+        return "embedded", "cpu", "asked for"
+    found = cuda()
+    if found.usable:
+        return ("embedded" if config.profile == "embedded" else "gpu"), "cuda", found.reason
+    if config.profile == "gpu" or config.device == "cuda":
+        asked = "profile gpu" if config.profile == "gpu" else "device cuda"
+        raise ConfigError(
+            f"{asked} needs a CUDA device: {found.reason}; use --profile embedded --device cpu, or install the NVIDIA "
+            "driver and run make setup (rag doctor shows what is missing)"
+        )
+    return "embedded", "cpu", found.reason

@@ -1,0 +1,418 @@
+"""The ingest loop: find files, parse, chunk, encode what is new, store, publish. Knows every room it passes through.
+
+A file is skipped when its bytes are those of last time. What is encoded is committed batch by batch, so that a killed
+run encodes nothing twice; what readers see changes once, at the end.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from ingest.chunk import Chunker
+from ingest.discover import Discovery, FoundFile, discover, read_file
+from ingest.parse import parse
+from ingest.records import IngestReport, Progress, Report
+from retrieval.analyze import terms
+from retrieval.encoder import Encoded, Encoder, clean, passage_input
+from retrieval.errors import IndexMismatchError, ParseError
+from retrieval.interaction import SignCodec
+from retrieval.records import Chunk, ChunkingSpec, Document, EncoderSpec, Failure, IndexManifest
+from retrieval.retriever import STATISTICS_BLOB, codec_blob
+from retrieval.statistics import Statistics
+from retrieval.store import DATABASE, Store, Writer, embedding_key
+
+_BATCH_TEXTS = 256
+_BATCH_CHARS = 4_000_000
+_SAMPLE_TOKENS = 40_000  # of the corpus, to fit the token codec on
+_LINE_END = re.compile(r"\r\n|[\n\r]")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to ingest; `created_at` and `versions` are recorded in a new index. `wait_seconds` for another writer."""
+
+    encoder: EncoderSpec
+    chunking: ChunkingSpec
+    max_file_bytes: int
+    created_at: str
+    versions: Mapping[str, str]
+    wait_seconds: float = 5.0
+
+    def manifest(self) -> IndexManifest:
+        """What a new index is built under."""
+        return IndexManifest(self.encoder, self.chunking, created_at=self.created_at, versions=self.versions)
+
+
+@dataclass(slots=True)
+class _Tally:
+    """Counts of a run in progress."""
+
+    added: list[str] = field(default_factory=list)
+    changed: list[str] = field(default_factory=list)
+    unchanged: int = 0
+    failures: list[Failure] = field(default_factory=list)
+    chunks: int = 0
+    tokens: int = 0
+    embedded: int = 0
+    keys: set[bytes] = field(default_factory=set)
+    interrupted: bool = False
+
+
+def ingest(
+    paths: Sequence[Path],
+    *,
+    folder: Path,
+    settings: Settings,
+    make_encoder: Callable[[], Encoder],
+    report: Report,
+    prune: bool = False,
+    rebuild: bool = False,
+    stop: Callable[[], bool] = lambda: False,
+) -> IngestReport:
+    """Bring the index in `folder` up to date with the files under `paths`.
+
+    `make_encoder` is called only when there is something to encode. When `stop` answers True, the documents that are
+    complete are published and the run ends. `rebuild` takes every file of every root anew. Raises IndexMismatchError
+    when the index was built another way and `rebuild` is not asked for.
+    """
+    started = time.perf_counter()
+    exists = (folder / DATABASE).is_file()
+    if exists and rebuild:
+        with Store.open(folder) as store:
+            paths = [*paths, *map(Path, store.roots())]
+    report(Progress("looking for files", 0, None, "files"))
+    discovery = discover(paths, max_file_bytes=settings.max_file_bytes)
+    tally = _Tally(failures=list(discovery.failures))
+    gone: list[tuple[str, str, str]] = []
+    if discovery.files or exists:
+        with Store.open(folder) if exists else Store.create(folder, settings.manifest()) as store:
+            if exists and not rebuild:
+                check_encoder(store.manifest, settings)
+                check_chunking(store.manifest, settings)
+            manifest = settings.manifest() if rebuild else None
+            with store.writer(wait_seconds=settings.wait_seconds, manifest=manifest) as writer:
+                files = _Files(discovery, store, settings, tally, report, rebuild=rebuild)
+                indexer = _Indexer(store, writer, settings, make_encoder, tally, stop, rebuild=rebuild)
+                for batch in _batches(files.changed()):
+                    indexer.add(batch, sample=files.sample)
+                    if stop():
+                        break
+                tally.interrupted = stop()
+                gone = [] if tally.interrupted else files.gone()
+                indexer.publish(discovery, [doc_id for _, _, doc_id in gone] if prune or rebuild else [])
+    seconds = time.perf_counter() - started
+    return _report(tally, discovery, gone=[source for _, source, _ in gone], prune=prune or rebuild, seconds=seconds)
+
+
+def document_id(root: str, source: str) -> str:
+    """The id of a file, the same as long as it stays where it is."""
+    return hashlib.blake2b(f"{root}\0{source}".encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+
+
+def check_encoder(found: IndexManifest, settings: Settings) -> None:
+    """Raise IndexMismatchError when an index was built with another encoder than the settings ask for."""
+    if found.encoder != settings.encoder:
+        raise IndexMismatchError(
+            f"the index was built with {_described(found.encoder)} but the settings ask for "
+            f"{_described(settings.encoder)}; use --encoder {found.encoder.name}, or build the index anew with: "
+            "rag ingest PATH --rebuild"
+        )
+
+
+def check_chunking(found: IndexManifest, settings: Settings) -> None:
+    """Raise IndexMismatchError when an index was cut otherwise than the settings ask for."""
+    if found.chunking != settings.chunking:
+        differ = [
+            f"{name} {old} (now {new})"
+            for name, old in asdict(found.chunking).items()
+            if old != (new := getattr(settings.chunking, name))
+        ]
+        raise IndexMismatchError(
+            f"the index was cut with {', '.join(differ)}; change the settings back, or build it anew with: "
+            "rag ingest PATH --rebuild"
+        )
+
+
+def forget_documents(store: Store, doc_ids: Sequence[str], *, settings: Settings, encoder: Encoder) -> None:
+    """Remove documents from the index and from its word statistics."""
+    check_encoder(store.manifest, settings)
+    settings = replace(settings, chunking=store.manifest.chunking)
+    with store.writer(wait_seconds=settings.wait_seconds) as writer:
+        _Indexer(store, writer, settings, lambda: encoder, _Tally(), lambda: False, rebuild=False).remove(doc_ids)
+
+
+def _described(encoder: EncoderSpec) -> str:
+    return f"encoder '{encoder.name}' ({encoder.dimension}-d, {encoder.pooling} pooling, revision {encoder.revision[:12]})"
+
+
+class _Files:
+    """Turns found files into documents, leaving out those whose bytes are in the index already."""
+
+    def __init__(
+        self,
+        discovery: Discovery,
+        store: Store,
+        settings: Settings,
+        tally: _Tally,
+        report: Report,
+        *,
+        rebuild: bool,
+    ) -> None:
+        self._files, self._roots = discovery.files, discovery.roots
+        self._settings, self._tally, self._report, self._rebuild = settings, tally, report, rebuild
+        touched = {*discovery.roots, *(found.root for found in discovery.files)}
+        self._stored = {root: store.hashes(root) for root in touched}
+
+    def changed(self) -> Iterator[Document]:
+        """Documents that are new or have other bytes than last time, in order of discovery."""
+        total = sum(found.size for found in self._files)
+        done = 0
+        for found in self._files:
+            self._report(Progress("reading and encoding", done // 1000, total // 1000, "kB"))
+            document = self._read(found)
+            if document is not None:
+                yield document
+            done += found.size
+        self._report(Progress("reading and encoding", total // 1000, total // 1000, "kB"))
+
+    def sample(self) -> Iterator[Document]:
+        """Documents from all over the files, in an order that follows from their names alone."""
+        for found in sorted(self._files, key=lambda one: document_id(one.root, one.source)):
+            try:
+                data = read_file(found, self._settings.max_file_bytes)
+                yield _document(found, data, hashlib.sha256(data).hexdigest())
+            except ParseError:
+                continue  # reported when its turn comes
+
+    def gone(self) -> list[tuple[str, str, str]]:
+        """(root, source, doc_id) of documents in the index whose files are no longer among those of their root.
+
+        What could not be read, and what lies in a folder that could not, is not called gone.
+        """
+        there = {(found.root, found.source) for found in self._files}
+        failed = {(failure.root, failure.source) for failure in self._tally.failures}
+        return [
+            (root, source, doc_id)
+            for root in self._roots
+            for source, (doc_id, _) in sorted(self._stored[root].items())
+            if (root, source) not in there and not any((root, above) in failed for above in _with_parents(source))
+        ]
+
+    def _read(self, found: FoundFile) -> Document | None:
+        doc_id, known_hash = self._stored[found.root].get(found.source, ("", ""))
+        try:
+            data = read_file(found, self._settings.max_file_bytes)
+            content_hash = hashlib.sha256(data).hexdigest()
+            if content_hash == known_hash and not self._rebuild:
+                self._tally.unchanged += 1
+                return None
+            document = _document(found, data, content_hash)
+        except ParseError as error:
+            kept = " (the version ingested before is kept)" if doc_id else ""
+            self._tally.failures.append(Failure(found.root, found.source, error.reason + kept, error.advice))
+            return None
+        (self._tally.changed if doc_id else self._tally.added).append(found.source)
+        return document
+
+
+class _Indexer:
+    """Chunks and encodes documents into a writer, and keeps the word statistics in step."""
+
+    def __init__(
+        self,
+        store: Store,
+        writer: Writer,
+        settings: Settings,
+        make_encoder: Callable[[], Encoder],
+        tally: _Tally,
+        stop: Callable[[], bool],
+        *,
+        rebuild: bool,
+    ) -> None:
+        self._store, self._writer, self._settings = store, writer, settings
+        self._make_encoder, self._tally, self._stop, self._rebuild = make_encoder, tally, stop, rebuild
+        self._tools: _Tools | None = None
+        self._sampled: dict[bytes, Encoded] = {}
+
+    def add(self, documents: Sequence[Document], *, sample: Callable[[], Iterator[Document]]) -> None:
+        """Chunk, encode and stage a batch of documents; a document whose encoding was stopped is left out."""
+        tools = self._tools or self._load(sample)
+        split = [(document, tools.split(document)) for document in documents]
+        inputs = {
+            embedding_key(self._settings.encoder, text): text
+            for _, chunks in split
+            for text in (passage_input(chunk.context, chunk.text) for chunk in chunks)
+        }
+        ids = self._encode(tools, inputs)
+        for document, chunks in split:
+            keys = [embedding_key(self._settings.encoder, passage_input(one.context, one.text)) for one in chunks]
+            if not all(key in ids for key in keys):
+                continue
+            self._writer.stage(document, chunks, [ids[key] for key in keys], _lines(document.text, chunks))
+            self._forget(tools, document.doc_id)
+            tools.count(chunks, sign=1)
+            self._tally.chunks += len(chunks)
+            self._tally.tokens += sum(chunk.tokens for chunk in chunks)
+            self._tally.keys.update(keys)
+        self._writer.commit_batch()
+
+    def publish(self, discovery: Discovery, pruned: Sequence[str]) -> None:
+        """Take out what is gone and make the new state visible; nothing is written when nothing changed."""
+        tally = self._tally
+        touched = {*discovery.roots, *(found.root for found in discovery.files)}
+        known = {failure for failure in self._store.failures() if failure.root in touched}
+        same_failures = known == set(tally.failures) and touched <= set(self._store.roots())
+        if not self._tools and not pruned and same_failures and not self._rebuild:
+            return
+        self._writer.fail(tally.failures)
+        self.remove(pruned, roots=sorted(touched))
+
+    def remove(self, doc_ids: Sequence[str], *, roots: Sequence[str] = ()) -> None:
+        """Take documents out, and publish that with everything else that is staged."""
+        for doc_id in doc_ids:
+            self._forget(self._tools or self._load(lambda: iter(())), doc_id)
+        self._writer.remove(doc_ids)
+        blobs = {STATISTICS_BLOB: self._tools.statistics.dump()} if self._tools else {}
+        self._writer.publish(roots=roots, blobs=blobs, drop_unreferenced=not self._tally.interrupted)
+
+    def _load(self, sample: Callable[[], Iterator[Document]]) -> _Tools:
+        encoder = self._make_encoder()
+        stored = None if self._rebuild else self._store.blob(STATISTICS_BLOB)
+        statistics = Statistics.load(stored) if stored else Statistics(encoder.tokenizer.get_vocab_size())
+        chunker = Chunker(encoder.tokenizer, self._settings.chunking, prefix=encoder.spec.passage_prefix)
+        name = codec_blob(encoder.spec)
+        saved = self._writer.blob(name)
+        self._tools = tools = _Tools(encoder, chunker, statistics)
+        if saved is not None:
+            tools.codec = SignCodec.load(saved, dimension=encoder.spec.dimension)
+        else:
+            tools.codec = self._fit(tools, sample())
+            self._writer.put_blob(name, tools.codec.dump())
+        return tools
+
+    def _fit(self, tools: _Tools, sample: Iterable[Document]) -> SignCodec:
+        """Fit the token codec on documents from all over the corpus; what is encoded for it is not encoded again."""
+        for document in sample:
+            texts = {embedding_key(tools.encoder.spec, text): text for text in tools.inputs(document)}
+            for key, encoded in zip(texts, tools.encoder.encode(list(texts.values())), strict=True):
+                self._sampled[key] = encoded
+                if sum(len(one.ids) for one in self._sampled.values()) >= _SAMPLE_TOKENS or self._stop():
+                    break
+            else:
+                continue
+            break
+        tokens = [encoded.tokens for encoded in self._sampled.values()]
+        return SignCodec.fit(np.concatenate(tokens) if tokens else np.eye(tools.encoder.spec.dimension, dtype=np.float32))
+
+    def _encode(self, tools: _Tools, inputs: Mapping[bytes, str]) -> dict[bytes, int]:
+        """Key -> embedding id of every text; of fewer when the run is stopped meanwhile."""
+        ids = self._writer.known(list(inputs), with_codes=True)
+        new = [key for key in inputs if key not in ids]
+        fresh = [key for key in new if key not in self._sampled]
+        encoding = tools.encoder.encode([inputs[key] for key in fresh])
+        ready = ((key, self._sampled.pop(key)) for key in new if key in self._sampled)
+        for source in (ready, zip(fresh, encoding, strict=True)):
+            for key, encoded in source:
+                codes = tools.codec.encode(encoded.tokens)
+                ids[key] = self._writer.add_embeddings([key], encoded.vector[None, :], [codes])[0]
+                self._tally.embedded += 1
+                if self._stop():
+                    return ids
+        return ids
+
+    def _forget(self, tools: _Tools, doc_id: str) -> None:
+        """Take the published version of a document out of the statistics; a rebuild counts from zero."""
+        old = None if self._rebuild else self._store.document(doc_id)
+        if old is not None:
+            tools.count(tools.split(old), sign=-1)
+
+
+class _Tools:
+    """What it takes to index a document; loaded when the first one needs it."""
+
+    codec: SignCodec
+
+    def __init__(self, encoder: Encoder, chunker: Chunker, statistics: Statistics) -> None:
+        self.encoder, self._chunker, self.statistics = encoder, chunker, statistics
+
+    def split(self, document: Document) -> list[Chunk]:
+        """The chunks that hold anything but white space."""
+        return [chunk for chunk in self._chunker.split(document) if chunk.text.strip()]
+
+    def inputs(self, document: Document) -> list[str]:
+        """What the encoder reads for each chunk."""
+        return [passage_input(chunk.context, chunk.text) for chunk in self.split(document)]
+
+    def count(self, chunks: Sequence[Chunk], *, sign: int) -> None:
+        """Add chunks to the statistics, or take them away."""
+        encodings = self.encoder.tokenizer.encode_batch_fast([clean(one.text) for one in chunks], add_special_tokens=False)
+        for chunk, encoding in zip(chunks, encodings, strict=True):
+            self.statistics.add(encoding.ids, terms(chunk.text), sign=sign)
+
+
+def _with_parents(source: str) -> list[str]:
+    """A source and the folders above it, the root itself (".") included."""
+    parts = source.split("/")
+    return [".", *("/".join(parts[:depth]) for depth in range(1, len(parts) + 1))]
+
+
+def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
+    """Group documents so that a batch has enough text to encode and little enough to hold."""
+    batch: list[Document] = []
+    characters = 0
+    for document in documents:
+        batch.append(document)
+        characters += len(document.text)
+        if characters >= _BATCH_CHARS or len(batch) * 4 >= _BATCH_TEXTS or characters >= _BATCH_TEXTS * 1000:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def _document(found: FoundFile, data: bytes, content_hash: str) -> Document:
+    parsed = parse(found.path, data)
+    return Document(
+        doc_id=document_id(found.root, found.source),
+        root=found.root,
+        source=found.source,
+        media_type=parsed.media_type,
+        title=parsed.title,
+        text=parsed.text,
+        spans=parsed.spans,
+        content_hash=content_hash,
+        metadata=parsed.metadata,
+    )
+
+
+def _lines(text: str, chunks: Sequence[Chunk]) -> list[int]:
+    """The line, from 1, of the first visible character of each chunk."""
+    ends = [match.end() for match in _LINE_END.finditer(text)]
+    firsts = (chunk.start + len(chunk.text) - len(chunk.text.lstrip()) for chunk in chunks)
+    return [1 + bisect_right(ends, first) for first in firsts]
+
+
+def _report(tally: _Tally, discovery: Discovery, *, gone: Sequence[str], prune: bool, seconds: float) -> IngestReport:
+    return IngestReport(
+        added=tuple(tally.added),
+        changed=tuple(tally.changed),
+        unchanged=tally.unchanged,
+        missing=() if prune else tuple(gone),
+        pruned=tuple(gone) if prune else (),
+        failures=tuple(tally.failures),
+        skipped=discovery.skipped,
+        chunks=tally.chunks,
+        embedded=tally.embedded,
+        duplicates=tally.chunks - len(tally.keys),
+        tokens=tally.tokens,
+        seconds=seconds,
+        interrupted=tally.interrupted,
+    )

@@ -1,0 +1,128 @@
+r"""Read reStructuredText and plain text: underlined headings, literal blocks, tables. Text is the file unchanged.
+
+A heading is an unindented line with a row of one punctuation mark below it (and perhaps above it), after a blank line;
+its level is the order in which its style first appears, as in reStructuredText. A block indented below a paragraph that
+ends in a colon counts as a literal block (in plain text, "::" has already become ":"), unless it is a list. Knows no
+directive but the ones that hold code.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from unicodedata import east_asian_width
+
+from ingest.parse import Parsed
+from ingest.parse.text import MAX_TITLE_CHARS, decode, line_above, scanning_copy
+from retrieval.records import Span
+
+MAX_INDENT = 40  # a deeper "literal block" is a drawing; and each indent compiles one small pattern
+
+_UNDERLINE = re.compile(r"\n([!-/:-@\[-`{-~])\1+[ \t]*$", re.MULTILINE)
+_CODE_LEAD = re.compile(
+    r":[ \t]*\n(?:[ \t]*\n)+(?=[ \t])"
+    r"|\.\.[ \t](?:code-block|code|sourcecode|parsed-literal|ipython|prompt)::[^\n]*(?=\n)",
+)
+_TABLE = re.compile(
+    r"\n(?P<indent>[ \t]*)(?:(?P<grid>\+[-=+]{3,}\+)|(?P<simple>={2,}(?: +={2,})+))[ \t]*$", re.MULTILINE
+)
+_GRID_ROWS = re.compile(r"(?:\n[ \t]*[+|][^\n]*)*")
+_BLANK_BELOW = re.compile(r"\n[ \t]*(?:\n|\Z)|\Z")
+_LIST_ITEM = re.compile(r"[ \t]*(?:[-*+•][ \t]|\(?(?:\d{1,3}|[a-zA-Z#])[.)][ \t])")
+
+
+def parse(data: bytes, suffix: str) -> Parsed:
+    """Read a text file; the title is its first heading when that is of the top level."""
+    text = decode(data)
+    scan = scanning_copy(text)
+    tables = _tables(scan)
+    headings = _headings(scan)
+    spans = sorted(headings + tables + _literal_blocks(scan), key=lambda span: (span.start, -span.end))
+    media_type = "text/x-rst" if suffix == ".rst" else "text/plain"
+    return Parsed(text, headings[0].label if headings else "", tuple(spans), media_type)
+
+
+def _headings(scan: str) -> list[Span]:
+    found: list[Span] = []
+    styles: dict[tuple[str, bool], int] = {}
+    floor = 0
+    for rule in _UNDERLINE.finditer(scan):
+        row = rule[0].strip()
+        if rule.start() < floor:
+            continue
+        start, line = line_above(scan, floor, rule.start())
+        if not _is_title(line, row):
+            continue
+        start_above, above = line_above(scan, floor, start)
+        overlined = above.rstrip() == row
+        if above.strip() and not overlined:
+            continue
+        level = styles.setdefault((row[0], overlined), len(styles) + 1)
+        first = start_above if overlined else start
+        found.append(Span("heading", first, rule.start() + len(row), level, line.strip()))
+        floor = rule.end()
+    return found
+
+
+def _is_title(line: str, row: str) -> bool:
+    """Whether the row is long enough to underline the line; one column short is forgiven, as writers miscount."""
+    title = line.rstrip()
+    if not title.strip() or title[0] in " \t" or len(title) > MAX_TITLE_CHARS or row in {"..", "::"}:
+        return False
+    if len(title) > 1 and not title.strip(title[0]):  # a row of marks itself
+        return False
+    columns = len(title) if title.isascii() else sum(2 if east_asian_width(c) in "WF" else 1 for c in title)
+    return len(row) >= columns - 1 and (len(row) >= 3 or len(row) == columns)
+
+
+def _literal_blocks(scan: str) -> list[Span]:
+    """Blocks indented deeper than the line that announces them, blank lines inside included."""
+    found: list[Span] = []
+    floor = 0
+    for lead in _CODE_LEAD.finditer(scan):
+        if lead.start() < floor:
+            continue
+        directive = lead[0].startswith(".")
+        line_start, line = line_above(scan, 0, lead.start() if directive else lead.start() + 1)
+        item = _LIST_ITEM.match(line)
+        base = item.end() if item else len(line) - len(line.lstrip(" \t"))
+        if base > MAX_INDENT or (line.strip() if directive else line.lstrip().startswith("..")):
+            continue  # a drawing, or dots inside a line, or a directive whose body is prose
+        start = line_start if directive else lead.end() - 1
+        dedent = _dedent(base).search(scan, lead.end() - (not directive))
+        end = _trimmed(scan, start, dedent.start() if dedent else len(scan))
+        if end > lead.end() and (directive or not _LIST_ITEM.match(scan, start + 1)):
+            found.append(Span("code", start, end - 1))
+            floor = end
+    return found
+
+
+@lru_cache(maxsize=MAX_INDENT + 1)
+def _dedent(base: int) -> re.Pattern[str]:
+    return re.compile(rf"\n[ \t]{{0,{base}}}[^ \t\n]")
+
+
+def _trimmed(scan: str, start: int, end: int) -> int:
+    """Return where the text before `end` ends without trailing blanks, at least `start`."""
+    while end > start and scan[end - 1] in " \t\n":
+        end -= 1
+    return end
+
+
+def _tables(scan: str) -> list[Span]:
+    found: list[Span] = []
+    top: re.Match[str] | None = None  # first border of a simple table whose last border is still to come
+    floor = 0
+    for border in _TABLE.finditer(scan):
+        if border.start() < floor:
+            continue
+        if border["grid"]:
+            rows = _GRID_ROWS.match(scan, border.end())
+            floor = rows.end() if rows else border.end()
+            found.append(Span("table", border.start(), floor - 1))
+        elif top is None or top["indent"] != border["indent"]:
+            top = border
+        elif _BLANK_BELOW.match(scan, border.end()):
+            found.append(Span("table", top.start(), border.end() - 1))
+            top, floor = None, border.end()
+    return found

@@ -1,0 +1,140 @@
+"""The reader without a language model: quotes the sentences that answer, verbatim, or abstains.
+
+Every sentence of the best passages is scored by late interaction with the question, the passage's own score added in
+part. The best one is quoted, and a second one if it is nearly as good. Knows passages and sentences; never an index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from reader.reader import REFUSAL, LookUp, question_language
+from reader.records import Answer, Citation, ReaderInfo, WordMatch
+from retrieval.errors import RagError
+from retrieval.interaction import Interaction
+from retrieval.records import Hit
+from retrieval.retriever import Retrieved
+from retrieval.sentences import sentences
+
+# Measured on squad1_dev, xquad_en, xquad_zh and cmrc2018_dev (docs/benchmarks.md).
+PASSAGES_READ = 3
+MAX_SENTENCES = 2
+_PASSAGE_SHARE = 0.5  # how much of its passage's score a sentence is given
+_NEARLY = 0.6  # of the best sentence's score is what a second sentence must reach
+MIN_EVIDENCE = 0.45
+MAX_QUOTE_CHARS = 1200
+"""A longer "sentence" (a log, a table row) is cut down to the lines that matched."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A sentence that may answer: `hit` is a position in the hits, the span counts from the start of the hit's text."""
+
+    score: float
+    hit: int
+    start: int
+    end: int
+
+
+class ExtractiveReader:
+    """Quotes one or two sentences from the retrieved passages."""
+
+    def __init__(self, interaction: Interaction, look_up: LookUp, *, min_evidence: float | None = None) -> None:
+        self._interaction, self._look_up = interaction, look_up
+        self._min_evidence = MIN_EVIDENCE if min_evidence is None else min_evidence
+
+    def read(self, retrieved: Retrieved) -> Answer:
+        """The best sentences, quoted with [n] markers, or an abstention when the best passage matches too little."""
+        evidence = max(0.0, min(1.0, retrieved.hits[0].score)) if retrieved.hits else 0.0
+        answer = Answer(
+            question=retrieved.question.text,
+            text=REFUSAL[question_language(retrieved.question.text)],
+            abstained=True,
+            citations=(),
+            hits=retrieved.hits,
+            reader=ReaderInfo("extractive", "none"),
+            evidence=evidence,
+            timings_ms=retrieved.timings_ms,
+        )
+        chosen = self.choose(retrieved) if evidence >= self._min_evidence else []
+        if not chosen:
+            return answer
+        citations = tuple(
+            self._cite(marker, retrieved.hits[one.hit], one.start, one.end) for marker, one in enumerate(chosen, start=1)
+        )
+        return replace(
+            answer,
+            text=" ".join(f"{citation.quote} [{citation.marker}]" for citation in citations),
+            abstained=False,
+            citations=citations,
+            matches=tuple(self._explain(retrieved, chosen)),
+        )
+
+    def choose(self, retrieved: Retrieved) -> list[Candidate]:
+        """The sentences to quote, best first; neighbours are joined into one quote."""
+        ranked = sorted(self._candidates(retrieved), key=lambda one: -one.score)
+        if not ranked:
+            return []
+        good = [one for one in ranked[:MAX_SENTENCES] if one.score >= _NEARLY * ranked[0].score]
+        return _joined(good, [hit.text for hit in retrieved.hits])
+
+    def _candidates(self, retrieved: Retrieved) -> list[Candidate]:
+        found = []
+        read = zip(retrieved.hits[:PASSAGES_READ], retrieved.passages[:PASSAGES_READ], strict=True)
+        for index, (hit, passage) in enumerate(read):
+            spans = sentences(hit.text)
+            scores = self._interaction.score_spans(retrieved.question, passage, spans)
+            found += [
+                Candidate(float(score) + _PASSAGE_SHARE * hit.score, index, start, end)
+                for score, (start, end) in zip(scores, spans, strict=True)
+            ]
+        return found
+
+    def _cite(self, marker: int, hit: Hit, start: int, end: int) -> Citation:
+        document = self._look_up(hit.doc_id)
+        first, last = hit.start + start, hit.start + end
+        quote = document.text[first:last]
+        if quote != hit.text[start:end]:
+            raise RagError(f"'{hit.source}' changed in the index while it was read; ask again")
+        return Citation(
+            marker=marker,
+            chunk_id=hit.chunk_id,
+            doc_id=hit.doc_id,
+            source=hit.source,
+            start=first,
+            end=last,
+            quote=quote,
+            line=document.line_at(first),
+            page=document.page_at(first),
+            heading=document.heading_at(first),
+        )
+
+    def _explain(self, retrieved: Retrieved, chosen: Sequence[Candidate]) -> list[WordMatch]:
+        return [
+            WordMatch(
+                marker=marker,
+                question_start=match.question_start,
+                question_end=match.question_end,
+                start=retrieved.hits[one.hit].start + match.start,
+                end=retrieved.hits[one.hit].start + match.end,
+                weight=match.weight,
+                similarity=match.similarity,
+            )
+            for marker, one in enumerate(chosen, start=1)
+            for match in self._interaction.matches(retrieved.question, retrieved.passages[one.hit], (one.start, one.end))
+        ]
+
+
+def _joined(chosen: Sequence[Candidate], texts: Sequence[str]) -> list[Candidate]:
+    """Join sentences that stand side by side in the same passage; the order of the best stays."""
+    joined: list[Candidate] = []
+    for one in chosen:
+        for index, other in enumerate(joined):
+            left, right = sorted((one, other), key=lambda each: each.start)
+            if one.hit == other.hit and not texts[one.hit][left.end : right.start].strip():
+                joined[index] = replace(other, start=left.start, end=right.end)
+                break
+        else:
+            joined.append(one)
+    return joined

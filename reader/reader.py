@@ -1,0 +1,33 @@
+"""The Reader protocol: retrieved passages to an Answer. Knows the records on both sides; no model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+from reader.records import Answer
+from retrieval.records import Document
+from retrieval.retriever import Retrieved
+
+LookUp = Callable[[str], Document]
+"""doc_id -> the document, for exact quotes, lines, pages and headings."""
+
+REFUSAL = {
+    "en": "The documents do not seem to hold an answer to this question.",
+    "zh": "文档中似乎没有这个问题的答案。",
+}
+"""The one sentence of an abstention; prompts, parsers and tests share it."""
+
+
+class Reader(Protocol):
+    """Answers a question from what was retrieved for it."""
+
+    def read(self, retrieved: Retrieved) -> Answer:
+        """An answer whose every citation is exact, or an abstention. Never an answer without evidence."""
+
+
+def question_language(text: str) -> str:
+    """`zh` where a question is written in Chinese characters, `en` otherwise."""
+    ideographs = sum("\u4e00" <= letter <= "\u9fff" for letter in text)
+    kana = any("\u3040" <= letter <= "\u30ff" for letter in text)
+    return "zh" if ideographs and not kana and ideographs * 2 >= sum(map(str.isalpha, text)) else "en"

@@ -1,0 +1,54 @@
+"""Text to index terms. Words of spaced scripts are lower-cased and stemmed lightly; unspaced scripts give bigrams."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterator
+
+# Scripts written without spaces between words: CJK ideographs, kana, Hangul (agglutinative), Thai to Khmer.
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af\uf900-\ufaff"
+_TERM = re.compile(rf"[{_UNSPACED}\U00020000-\U0003ffff]+|[^\W_{_UNSPACED}\U00020000-\U0003ffff]+")
+_IS_UNSPACED = re.compile(rf"[{_UNSPACED}\U00020000-\U0003ffff]")
+_STOP_WORDS = frozenset(
+    """a about also an and any are as at be been but by can could did do does for from had has have he her his how i if
+    in into is it its just may me might my no not of on or our s she should so such t than that the their them then
+    there these they this those to too us was we were what when where which who whom whose why will with would you your
+    的 了 是 在 和 与 及 或 吗 呢 什么 怎么 哪""".split()
+)
+_SUFFIXES = ("ingly", "edly", "ing", "ies", "ed", "es", "ly", "s")
+
+
+def terms(text: str) -> list[str]:
+    """The index terms of a text, in order, with repeats."""
+    return [term for term, _, _ in located_terms(text)]
+
+
+def located_terms(text: str) -> Iterator[tuple[str, int, int]]:
+    """Yield (term, start, end): where each index term stands in the text."""
+    for match in _TERM.finditer(text):
+        run, start = match.group(), match.start()
+        if _IS_UNSPACED.match(run):
+            if len(run) == 1:
+                yield run, start, start + 1
+            for index in range(len(run) - 1):
+                bigram = run[index : index + 2]
+                if bigram not in _STOP_WORDS:
+                    yield bigram, start + index, start + index + 2
+        else:
+            word = run.lower()
+            if word not in _STOP_WORDS:
+                yield _stem(word), start, match.end()
+
+
+def term_bucket(term: str, buckets: int) -> int:
+    """A stable hash of a term in [0, buckets)."""
+    return zlib.crc32(term.encode("utf-8", "surrogatepass")) % buckets
+
+
+def _stem(word: str) -> str:
+    """Strip one inflectional ending of English where at least four letters stay; good enough to match forms."""
+    for suffix in _SUFFIXES:
+        if word.endswith(suffix) and len(word) - len(suffix) >= 4:
+            return word[: -len(suffix)] + ("y" if suffix == "ies" else "")
+    return word

@@ -1,0 +1,56 @@
+"""Cut text into sentences and name their exact positions. Knows punctuation and line layout; knows no language.
+
+A sentence ends at Latin or CJK end punctuation, at a blank line, and at a line end before a list item, a table row, a
+quote, a heading or a code fence. A plain line end does not end one: much text is hard-wrapped.
+"""
+
+from __future__ import annotations
+
+import regex
+
+_BOUNDARY = regex.compile(
+    r"""
+      (?P<stop>[.!?]+) ["'”’)\]*_`]*+ (?:\[\d{1,3}\])*+ [^\S\r\n]*+ (?: \s (?=\s*+["'“‘(\[*_`]*+[^\p{Ll}\s]) | (?=\r?\n|\r) )
+    | [。！？；｡]+ [”’」』》）)】]*+ \s*+
+    | (?:\r\n|\r|\n) (?= [^\S\r\n]*+ (?: [-*+•]\s | \d{1,3}[.)]\s | [|>\#] | ```|~~~ ) )
+    | (?<=[:;|]) [^\S\r\n]*+ (?:\r\n|\r|\n)
+    | (?:\r\n|\r|\n) [^\S\r\n]*+ (?:\r\n|\r|\n) \s*+
+    """,
+    regex.VERBOSE,
+)
+_ABBREVIATION = regex.compile(
+    r"(?:\b\p{Lu}|\b(?:Dr|Mr|Mrs|Ms|St|Jr|Sr|No|Nos|vs|etc|e\.g|i\.e|cf|ca|Prof|Gen|Col|Lt|Sgt|Capt|Inc|Ltd|Co|Corp"
+    r"|U\.S|U\.K|U\.N|approx|Vol|pp|Fig|Figs|Eq|Sec|Ch|al|Rev|Hon|Mt|Ft|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec))$"
+)
+_LONGEST_ABBREVIATION = 8
+
+
+def sentence_starts(text: str, start: int = 0, end: int | None = None) -> list[int]:
+    """Positions in [start, end) where a sentence begins, ascending; the first is `start` when the range is not empty."""
+    end = len(text) if end is None else end
+    starts = [start] if start < end else []
+    for match in _BOUNDARY.finditer(text, start, end):
+        stop = match.start("stop")
+        if (
+            stop >= 0
+            and match.group("stop") == "."
+            and _ABBREVIATION.search(text, max(start, stop - _LONGEST_ABBREVIATION), stop)
+        ):
+            continue
+        if starts[-1] < match.end() < end:
+            starts.append(match.end())
+    return starts
+
+
+def sentences(text: str, start: int = 0, end: int | None = None) -> list[tuple[int, int]]:
+    """Spans (start, end) of the sentences in a range, without the white space around them; blank ones left out."""
+    end = len(text) if end is None else end
+    starts = sentence_starts(text, start, end)
+    spans = []
+    for first, last in zip(starts, [*starts[1:], end], strict=True):
+        piece = text[first:last]
+        left = first + len(piece) - len(piece.lstrip())
+        right = first + len(piece.rstrip())
+        if left < right:
+            spans.append((left, right))
+    return spans

@@ -1,0 +1,182 @@
+"""Settings: order, types, ranges, and errors that name the key and the place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from app.config import MAX_FILE_BYTES, SETTINGS, Config, load_config
+from app.profiles import Cuda, choose_profile, require_reader
+from retrieval.errors import ConfigError
+
+NO_CUDA = Cuda(usable=False, reason="no CUDA device found")
+CUDA = Cuda(usable=True, reason="a card")
+
+
+@pytest.fixture
+def load(tmp_path: Path):
+    def load(*, toml: str | None = None, environ: dict[str, str] | None = None, **flags: object) -> Config:
+        if toml is not None:
+            (tmp_path / "rag.toml").write_text(toml, encoding="utf-8")
+        return load_config(flags, {"HOME": "/home/me", **(environ or {})}, tmp_path)
+
+    return load
+
+
+def test_defaults(load):
+    config = load()
+    assert config.index == Path("/home/me/.local/share/rag/index")
+    assert config.cache == Path("/home/me/.cache/rag")
+    assert (config.profile, config.top_k, config.candidates, config.chunk_tokens) == ("auto", 5, 100, 512)
+    assert config.min_evidence is None
+    assert config.file is None
+    assert config.origins == {}
+
+
+def test_base_folders_of_the_xdg_specification(load):
+    config = load(environ={"XDG_DATA_HOME": "/data", "XDG_CACHE_HOME": "not/absolute"})
+    assert config.index == Path("/data/rag/index")
+    assert config.cache == Path("/home/me/.cache/rag")
+
+
+def test_hub_cache_follows_the_hub_library(load):
+    assert load().hub_cache == Path("/home/me/.cache/huggingface/hub")
+    assert load(environ={"HF_HOME": "/hf"}).hub_cache == Path("/hf/hub")
+    assert load(environ={"HF_HOME": "/hf", "HF_HUB_CACHE": "/hub"}).hub_cache == Path("/hub")
+
+
+def test_each_layer_beats_the_one_before(load):
+    toml = "top_k = 3\nthreads = 2\nchunk_overlap = 0\n"
+    environ = {"RAG_TOP_K": "7", "RAG_THREADS": "4"}
+    config = load(toml=toml, environ=environ, top_k="9", profile=None)
+    assert (config.top_k, config.threads, config.chunk_overlap) == (9, 4, 0.0)
+    assert config.origins["top_k"] == "--top-k"
+    assert config.origins["threads"] == "RAG_THREADS"
+    assert config.origins["chunk_overlap"].startswith("chunk_overlap in ")
+
+
+def test_every_setting_can_be_set_from_the_environment(load):
+    values = {
+        "index": "i", "cache": "c", "profile": "embedded", "encoder": "some/model", "pooling": "cls", "device": "cpu",
+        "reader": "extractive", "top_k": "2", "candidates": "50", "chunk_tokens": "256", "chunk_overlap": "0.2",
+        "heading_context": "no", "max_file_mb": "1.5", "threads": "1", "min_evidence": "0.3",
+    }  # fmt: skip
+    assert values.keys() == SETTINGS.keys()
+    config = load(environ={"RAG_" + key.upper(): value for key, value in values.items()})
+    assert (config.heading_context, config.max_file_mb, config.min_evidence) == (False, 1.5, 0.3)
+    assert config.encoder == "some/model"
+
+
+def test_relative_paths_start_where_they_were_written(load, tmp_path):
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "my.toml").write_text('index = "here"\nencoder = "./model"', encoding="utf-8")
+    config = load(environ={"RAG_CONFIG": "conf/my.toml", "RAG_CACHE": "../cache"})
+    assert config.file == tmp_path / "conf" / "my.toml"
+    assert config.index == tmp_path / "conf" / "here"
+    assert config.encoder == str(tmp_path / "conf" / "model")
+    assert config.cache == tmp_path.parent / "cache"
+
+
+def test_config_flag_beats_variable_beats_folder(load, tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.toml").write_text(f'encoder = "{name}"', encoding="utf-8")
+    toml = 'encoder = "usual"'
+    assert load(toml=toml).encoder == "usual"
+    assert load(toml=toml, environ={"RAG_CONFIG": "a.toml"}).encoder == "a"
+    assert load(toml=toml, environ={"RAG_CONFIG": "a.toml"}, config=Path("b.toml")).encoder == "b"
+
+
+def test_known_variables_that_are_no_settings_and_empty_ones_are_passed_over(load):
+    assert load(environ={"RAG_TEST_DATA": "/data", "RAG_TOP_K": "", "RAGTIME": "1"}) == load()
+
+
+@pytest.mark.parametrize(
+    ("given", "parts"),
+    [
+        ({"toml": "top-k = 5"}, ("'top-k'", "rag.toml", "did you mean top_k?")),
+        ({"toml": "[reader]\nname = 1"}, ("reader in ", "{'name': 1}", "one of auto")),
+        ({"toml": "[encodr]\nname = 1"}, ("'encodr'", "did you mean encoder?")),
+        ({"environ": {"RAG_TOPK": "5"}}, ("'RAG_TOPK'", "the environment", "did you mean RAG_TOP_K?")),
+        ({"environ": {"RAG_top_k": "5"}}, ("'RAG_top_k'", "did you mean RAG_TOP_K?")),
+        ({"environ": {"RAG_QQQQQQQ": "5"}}, ("'RAG_QQQQQQQ'", "known are RAG_CACHE")),
+        ({"environ": {"RAG_TOP_K": "five"}}, ("RAG_TOP_K", "'five'", "whole number from 1 to 1000")),
+        ({"environ": {"RAG_TOP_K": "2.5"}}, ("RAG_TOP_K", "'2.5'", "whole number")),
+        ({"toml": "top_k = 2.0"}, ("top_k in ", "2.0", "whole number")),
+        ({"toml": "top_k = true"}, ("top_k in ", "True", "whole number")),
+        ({"toml": "top_k = 0"}, ("top_k in ", "0", "from 1")),
+        ({"toml": "chunk_overlap = nan"}, ("chunk_overlap in ", "nan", "from 0 to 0.5")),
+        ({"toml": "heading_context = 1"}, ("heading_context in ", "true or false")),
+        ({"toml": "min_evidence = 2"}, ("min_evidence in ", "from 0 to 1")),
+        ({"toml": "index = 5"}, ("index in ", "path of a folder")),
+        ({"profile": "fast"}, ("--profile", "'fast'", "auto, embedded, gpu")),
+        ({"pooling": "x" * 500}, ("--pooling", "...", "mean, cls, pooler")),
+        ({"toml": "top_k = "}, ("rag.toml", "not valid TOML")),
+        ({"toml": "a = " + "[" * 5000}, ("rag.toml", "not valid TOML")),
+        ({"config": "nowhere.toml"}, ("--config", "no file", "nowhere.toml")),
+        ({"environ": {"RAG_CONFIG": "gone.toml"}}, ("RAG_CONFIG", "no file")),
+        ({"top_k": "20", "environ": {"RAG_CANDIDATES": "10"}}, ("--top-k", "RAG_CANDIDATES", "raise candidates")),
+    ],
+)
+def test_errors_say_what_was_found_and_where(load, given, parts):
+    with pytest.raises(ConfigError) as caught:
+        load(**given)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def test_a_settings_file_has_a_size_limit(load):
+    with pytest.raises(ConfigError, match="larger than"):
+        load(toml="#" * (MAX_FILE_BYTES + 1))
+
+
+def test_a_settings_file_of_other_bytes(load, tmp_path):
+    (tmp_path / "rag.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="not valid TOML"):
+        load()
+
+
+def test_more_hits_than_usual_raise_the_candidates_with_them(load):
+    assert load(top_k=300).candidates == 300
+
+
+@pytest.mark.parametrize(
+    ("flags", "cuda", "expected"),
+    [
+        ({}, NO_CUDA, "profile embedded: all-MiniLM-L6-v2 on CPU, extractive reader (no CUDA device found)"),
+        ({}, CUDA, "profile gpu: thenlper/gte-small on CUDA, zephyr reader (a card)"),
+        ({"profile": "embedded"}, CUDA, "profile embedded: all-MiniLM-L6-v2 on CPU, extractive reader (asked for)"),
+        (
+            {"profile": "embedded", "device": "cuda"},
+            CUDA,
+            "profile embedded: all-MiniLM-L6-v2 on CUDA, extractive reader (a card)",
+        ),
+        (
+            {"device": "cpu"},
+            CUDA,
+            "profile embedded: all-MiniLM-L6-v2 on CPU, extractive reader (the CPU was asked for)",
+        ),
+        ({"encoder": "a/b", "reader": "extractive"}, CUDA, "profile gpu: a/b on CUDA, extractive reader (a card)"),
+    ],
+)
+def test_profile_choice(load, flags, cuda, expected):
+    assert str(choose_profile(load(**flags), cuda=lambda: cuda)) == expected
+
+
+@pytest.mark.parametrize("flags", [{"profile": "gpu"}, {"device": "cuda"}, {"profile": "gpu", "device": "cpu"}])
+def test_cuda_asked_for_and_not_there(load, flags):
+    with pytest.raises(ConfigError, match="--profile embedded"):
+        choose_profile(load(**flags), cuda=lambda: NO_CUDA)
+
+
+def test_the_probe_is_not_asked_where_the_answer_does_not_matter(load):
+    def never() -> Cuda:
+        raise AssertionError
+
+    assert choose_profile(load(profile="embedded"), cuda=never).device == "cpu"
+
+
+def test_a_reader_that_this_release_lacks(load):
+    with pytest.raises(ConfigError, match="--reader extractive"):
+        require_reader(choose_profile(load(), cuda=lambda: CUDA))
+    require_reader(choose_profile(load(reader="extractive"), cuda=lambda: CUDA))

@@ -1,0 +1,89 @@
+"""HTML as a browser would show it, and pages made to hang a parser."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ingest.parse.html import parse
+
+if TYPE_CHECKING:
+    from ingest.parse import Parsed
+
+
+def read(markup: str) -> Parsed:
+    return parse(markup.encode(), ".html")
+
+
+def marked(markup: str) -> list[tuple[str, str]]:
+    parsed = read(markup)
+    return [(span.kind, parsed.text[span.start : span.end]) for span in parsed.spans]
+
+
+def test_blocks_and_white_space():
+    assert read("<p> a\n <b>b</b>c </p>\n<div>d<br>e<p>f &amp; g</div>").text == "a bc\n\nd\ne\n\nf & g"
+
+
+def test_hidden_and_scripted_content_is_left_out_and_counted():
+    parsed = read(
+        "<head><title> The\n title </title><style>x</style></head><body><script>no</script><noscript>no</noscript>"
+        "<template>no</template><p hidden>no</p><p style='color:red; DISPLAY : none'>no</p><!-- no --><p>yes</p>"
+        "<span style='font-size:0'>no</span><svg><title>no</title></svg>"
+    )
+    assert parsed.text == "yes"
+    assert parsed.title == "The title"
+    assert parsed.metadata == {"hidden_elements": 3}
+
+
+def test_headings():
+    parsed = read("<h2>Second <i>level</i></h2>x<h1> First<br>line </h1><h3></h3><h4>" + "y" * 400 + "</h4>")
+    headings = [(span.number, span.label) for span in parsed.spans]
+    assert headings == [(2, "Second level"), (1, "First")]
+    assert parsed.title == "First"
+
+
+def test_lists_nest():
+    assert read("x<ul><li>a<ul><li>b</ul><li><p>c</p></ul>y").text == "x\n\n- a\n  - b\n\n- c\n\ny"
+
+
+def test_pre_is_kept_verbatim():
+    assert marked("a<pre>\n  x  <b>y</b><br>\n\tz\n</pre>b") == [("code", "  x  y\n\n\tz")]
+
+
+def test_data_table_is_one_row_a_line():
+    markup = "a<table><caption>C</caption><tr><th>x<th>y<tr><td>1\n 2<td><p>3</p><ul><li>4</ul><tr><td></table>b"
+    assert marked(markup) == [("table", "C\n\nx | y\n1 2 | 3 4")]
+
+
+def test_layout_table_keeps_its_structure():
+    markup = "<table><tr><td><h1>T</h1>text<td><table><tr><td>1<td>2</table></table>"
+    assert marked(markup) == [("heading", "T"), ("table", "1 | 2")]
+
+
+def test_declared_encoding_is_named_when_the_bytes_are_not_utf8():
+    assert parse(b"<meta charset=latin-1>caf\xc3\xa9", ".html").text == "café"
+    with pytest.raises(Exception, match="declares windows-1252"):
+        parse(b'<meta http-equiv=x content="text/html; charset=windows-1252">caf\xe9', ".html")
+
+
+@pytest.mark.parametrize(
+    "markup",
+    [
+        "<div>" * 100_000 + "x",
+        "<ul><li>" * 50_000 + "x",
+        "<table><tr><td>" * 50_000 + "x",
+        "<div></x>" * 50_000 + "x",
+        "<div " + " ".join(f"a{n}=1" for n in range(50_000)) + ">x",
+        "<p>" + "".join(f"<font color=c{n}>" for n in range(1_900)) + "</p>" + "<p>x" * 20_000,
+        "<b><i></b></i>x" * 50_000,
+        "<a " * 200_000 + ">x",
+        "<" * 500_000,
+        "&amp" * 200_000,
+    ],
+)
+def test_hostile_pages_neither_hang_nor_recurse(markup):
+    started = time.perf_counter()
+    assert read(markup).text is not None
+    assert time.perf_counter() - started < 10  # measured 0.05 to 0.6 s

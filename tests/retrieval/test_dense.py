@@ -1,0 +1,477 @@
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from doubles import HashEncoder, new_store, publish_texts, stage_text
+
+import retrieval.dense
+import retrieval.store
+from retrieval.dense import DenseIndex, open_dense, rebuild_dense, refresh
+from retrieval.errors import ConfigError, IndexCorruptError, MissingPackageError
+from retrieval.store import Store
+
+ENCODER = HashEncoder()
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def unit_rows(count, seed=0, dimension=16):
+    rows = np.random.default_rng(seed).standard_normal((count, dimension)).astype(np.float32)
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def assert_searches_like_brute_force(store, dense):
+    """The slow oracle: every stored vector against every query, in numpy."""
+    ids, vectors = store.vectors()
+    assert dense.ids.tolist() == ids.tolist()
+    queries = unit_rows(5, seed=9, dimension=store.manifest.encoder.dimension)
+    k = max(1, min(7, len(ids)))
+    scores, found = dense.search(queries, k)
+    assert found.shape == scores.shape == (5, min(k, len(ids)))
+    every = queries @ vectors.T
+    np.testing.assert_allclose(scores, -np.sort(-every, axis=1)[:, :k], atol=1e-5)
+    if ids.size:
+        np.testing.assert_allclose(np.take_along_axis(every, np.searchsorted(ids, found), axis=1), scores, atol=1e-5)
+    assert all(len(set(row)) == len(row) for row in found.tolist())
+
+
+def dense_files(store):
+    return sorted(path.name for path in store.folder.glob("dense-*"))
+
+
+# ---- the index itself ------------------------------------------------------------------------------------------------
+
+
+def test_search_is_exact_and_ids_are_never_made_up():
+    vectors = unit_rows(40)
+    ids = np.arange(40) * 3 + 1000
+    dense = DenseIndex.build(ids, vectors)
+    scores, found = dense.search(vectors[:4], 100)
+    assert found.shape == (4, 40)
+    for row in range(4):
+        assert sorted(found[row]) == ids.tolist()
+        assert found[row, 0] == ids[row]
+        assert (np.diff(scores[row]) <= 0).all()
+    assert (dense.size, dense.dimension) == (40, 16)
+
+
+def test_equal_scores_are_ordered_by_id():
+    dense = DenseIndex.build(np.array([9, 2, 5]), np.repeat(unit_rows(1), 3, axis=0))
+    assert dense.search(unit_rows(1), 3)[1].tolist() == [[2, 5, 9]]
+
+
+def test_an_empty_index_finds_nothing():
+    scores, ids = DenseIndex(16).search(unit_rows(2), 5)
+    assert scores.shape == ids.shape == (2, 0)
+    assert DenseIndex.build(np.array([], dtype=np.int64), unit_rows(0)).size == 0
+    assert DenseIndex(16).search(unit_rows(0), 5)[0].shape == (0, 0)
+
+
+def test_add_and_remove():
+    vectors = unit_rows(6)
+    dense = DenseIndex.build(np.array([10, 20]), vectors[:2])
+    dense.add(np.array([5, 15]), vectors[2:4])
+    assert dense.remove(np.array([10, 99])) == 1
+    assert dense.remove(np.array([], dtype=np.int64)) == 0
+    dense.add(np.array([10]), vectors[4:5])
+    assert dense.ids.tolist() == [5, 10, 15, 20]
+    assert dense.search(vectors[4:5], 1)[1].tolist() == [[10]]
+    for wrong in ([5], [30, 30]):
+        with pytest.raises(ValueError, match="twice or is in the index"):
+            dense.add(np.array(wrong), vectors[: len(wrong)])
+    with pytest.raises(ValueError, match="shape"):
+        dense.add(np.array([1]), vectors[:2])
+
+
+@pytest.mark.parametrize("queries", [np.ones(16), np.ones((1, 15)), np.full((1, 16), np.nan)])
+def test_queries_are_checked(queries):
+    with pytest.raises(ValueError, match="queries must be finite"):
+        DenseIndex.build(np.array([1]), unit_rows(1)).search(queries.astype(np.float32), 1)
+
+
+def test_k_is_checked():
+    with pytest.raises(ValueError, match="at least 1"):
+        DenseIndex(16).search(unit_rows(1), 0)
+
+
+def test_save_and_load(tmp_path):
+    vectors = unit_rows(2000)  # more than one block of the writer
+    dense = DenseIndex.build(np.arange(2000), vectors)
+    path = tmp_path / "é dense.faiss"
+    sha256 = dense.save(path)
+    assert sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]
+    again = DenseIndex.load(path, sha256, size=path.stat().st_size, generation=3)
+    assert again.generation == 3
+    for mine, theirs in zip(again.search(vectors[:5], 9), dense.search(vectors[:5], 9), strict=True):
+        assert np.array_equal(mine, theirs)
+    again.add(np.array([5000]), unit_rows(1, seed=4))
+    with pytest.raises(ValueError, match="twice"):
+        again.add(np.array([1999]), unit_rows(1))
+
+
+def test_the_checksum_is_compared_before_faiss_reads(tmp_path, monkeypatch):
+    import faiss
+
+    path = tmp_path / "dense.faiss"
+    sha256 = DenseIndex.build(np.arange(9), unit_rows(9)).save(path)
+    data = bytearray(path.read_bytes())
+    data[40] ^= 1
+    path.write_bytes(data)
+    monkeypatch.setattr(faiss, "deserialize_index", None)
+    with pytest.raises(IndexCorruptError, match="checksum"):
+        DenseIndex.load(path, sha256)
+    with pytest.raises(IndexCorruptError, match="expected 7"):
+        DenseIndex.load(path, sha256, size=7)
+
+
+def test_a_file_that_is_no_index_of_ours(tmp_path):
+    import faiss
+
+    path = tmp_path / "dense.faiss"
+    for content in (b"not an index", faiss.serialize_index(faiss.IndexFlatL2(4)).tobytes()):
+        path.write_bytes(content)
+        with pytest.raises(IndexCorruptError, match=r"cannot be read by this FAISS|another kind of index"):
+            DenseIndex.load(path, hashlib.sha256(content).hexdigest())
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "dense.faiss"
+    DenseIndex.build(np.arange(9), unit_rows(9)).save(path)
+    before = path.read_bytes()
+
+    def full(_descriptor):
+        raise OSError("full")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="full"):
+        DenseIndex.build(np.arange(5), unit_rows(5)).save(path)
+    assert path.read_bytes() == before
+    assert [each.name for each in tmp_path.iterdir()] == ["dense.faiss"]
+
+
+def test_devices():
+    import faiss
+
+    dense = DenseIndex.build(np.arange(3), unit_rows(3))
+    dense.to("cpu")
+    for wrong in ("gpu", "cuda:x", "cpu:1", ""):
+        with pytest.raises(ConfigError, match="'cpu', 'cuda' or 'cuda:N'"):
+            dense.to(wrong)
+    if hasattr(faiss, "StandardGpuResources"):
+        with pytest.raises(ConfigError, match="there is no 'cuda:99'"):
+            dense.to("cuda:99")
+    else:
+        with pytest.raises(MissingPackageError, match=r"pip install 'cited-rag\[gpu\]'"):
+            dense.to("cuda")
+
+
+@pytest.mark.gpu
+def test_a_gpu_finds_what_the_cpu_finds():
+    import faiss
+
+    if not hasattr(faiss, "StandardGpuResources") or not faiss.get_num_gpus():
+        pytest.skip("this FAISS has no GPU")
+    vectors = unit_rows(5000)
+    dense, on_gpu = (DenseIndex.build(np.arange(5000), vectors) for _ in range(2))
+    on_gpu.to("cuda")
+    for index in (dense, on_gpu):
+        index.search(vectors[:1], 1)
+        index.remove(np.arange(0, 5000, 2))
+        index.add(np.array([9999]), unit_rows(1, seed=3))
+    for k in (10, 2500):
+        scores, ids = dense.search(vectors[:20], k)
+        gpu_scores, gpu_ids = on_gpu.search(vectors[:20], k)
+        np.testing.assert_allclose(gpu_scores, scores, atol=1e-5)
+        assert (gpu_ids == ids).mean() > 0.999
+
+
+def test_searching_while_others_add():
+    dense = DenseIndex.build(np.arange(100), unit_rows(100))
+    failed = []
+
+    def search():
+        for _ in range(100):
+            _, ids = dense.search(unit_rows(3, seed=1), 10)
+            if ids.min() < 0:
+                failed.append(ids)
+
+    threads = [threading.Thread(target=search) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for n in range(100):
+        dense.add(np.array([1000 + n]), unit_rows(1, seed=n))
+        dense.remove(np.array([n]))
+    for thread in threads:
+        thread.join()
+    assert failed == []
+
+
+# ---- the store and its file ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_whatever_happens_the_index_equals_brute_force(tmp_path, monkeypatch, seed):
+    """Random staging, publishing, removing, failing and reopening; with low limits, so that files are rewritten too."""
+    monkeypatch.setattr(retrieval.store, "REWRITE_ROWS", 4)
+    chance = random.Random(seed)  # noqa: S311 - reproducible
+    store = new_store(tmp_path)
+    standing = open_dense(store)
+    expected: dict[str, str] = {}
+    for _ in range(15):
+        now = dict(expected)
+        with store.writer() as writer:
+            for _ in range(chance.randrange(5)):
+                doc_id, text = f"d{chance.randrange(12)}", f"word{chance.randrange(30)} word{chance.randrange(30)}"
+                stage_text(writer, doc_id, text, cuts=[3] if chance.random() < 0.3 else [])
+                now[doc_id] = text
+            for doc_id in chance.sample(sorted(now), min(len(now), chance.randrange(4))):
+                writer.remove([doc_id])
+                del now[doc_id]
+            if chance.random() < 0.8:
+                writer.publish(roots=[], drop_unreferenced=chance.random() < 0.7)
+                expected = now
+        if chance.random() < 0.3:
+            store.close()
+            store = Store.open(tmp_path)
+        assert {row.doc_id: store.document(row.doc_id).text for row in store.documents()} == expected
+        refresh(store, standing)
+        for dense in (standing, open_dense(store)):
+            assert dense.generation == store.generation
+            assert dense.notice is None
+            assert_searches_like_brute_force(store, dense)
+        assert store.verify() == []
+        assert len(dense_files(store)) <= 1
+    store.close()
+
+
+def test_a_small_change_leaves_the_file_and_a_large_one_replaces_it(store, monkeypatch):
+    publish_texts(store, {f"d{n}": f"word{n}" for n in range(30)})
+    assert dense_files(store) == ["dense-000001.faiss"]
+    publish_texts(store, {"d0": "changed"}, remove=["d1"])
+    assert dense_files(store) == ["dense-000001.faiss"]
+    assert store.artefact().generation == 1
+    assert_searches_like_brute_force(store, open_dense(store))
+    monkeypatch.setattr(retrieval.store, "REWRITE_ROWS", 2)
+    publish_texts(store, {"d2": "changed as well"})  # 30 at first; two are new and three gone since
+    assert dense_files(store) == ["dense-000003.faiss"]
+    assert_searches_like_brute_force(store, open_dense(store))
+
+
+def test_an_index_that_became_empty_has_no_file_once_it_is_rewritten(store, monkeypatch):
+    monkeypatch.setattr(retrieval.store, "REWRITE_ROWS", 0)
+    publish_texts(store, {"a": "one"})
+    store.delete(["a"])
+    assert dense_files(store) == []
+    assert store.artefact() is None
+    assert_searches_like_brute_force(store, open_dense(store))
+
+
+def test_refresh_is_nothing_when_nothing_happened(store, monkeypatch):
+    publish_texts(store, {"a": "one"})
+    dense = open_dense(store)
+    monkeypatch.setattr(Store, "live_embeddings", None)
+    assert refresh(store, dense) is False
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "flipped", "folder"])
+def test_a_missing_or_damaged_file_is_noticed_and_made_up_for(store, damage):
+    publish_texts(store, {"a": "one", "b": "two"})
+    path = store.folder / "dense-000001.faiss"
+    data = path.read_bytes()
+    path.unlink()
+    if damage == "cut":
+        path.write_bytes(data[:-1])
+    elif damage == "flipped":
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    elif damage == "folder":
+        path.mkdir()
+    dense = open_dense(store)
+    assert "rebuilt in memory" in dense.notice
+    assert "dense-000001.faiss" in dense.notice
+    assert_searches_like_brute_force(store, dense)
+    assert store.verify() != []
+    if damage == "folder":
+        path.rmdir()
+    assert rebuild_dense(store) == 2
+    assert dense_files(store) == ["dense-000002.faiss"]
+    assert open_dense(store).notice is None
+    assert store.verify() == []
+
+
+def test_a_publish_replaces_a_file_that_is_missing(store):
+    publish_texts(store, {"a": "one"})
+    (store.folder / "dense-000001.faiss").unlink()
+    publish_texts(store, {"b": "two"})
+    assert open_dense(store).notice is None
+    assert dense_files(store) == ["dense-000002.faiss"]
+
+
+def test_a_record_does_not_lead_out_of_the_folder(store, tmp_path):
+    publish_texts(store, {"a": "one"})
+    outside = tmp_path / "outside.faiss"
+    (store.folder / "dense-000001.faiss").rename(outside)
+    import sqlite3
+    from contextlib import closing
+
+    with closing(sqlite3.connect(store.folder / "index.sqlite", isolation_level=None)) as connection:
+        connection.execute("UPDATE artefacts SET file = '../outside.faiss'")
+    assert open_dense(store).notice is not None
+    publish_texts(store, {"b": "two"})
+    assert outside.exists()
+
+
+def test_a_reader_that_loses_the_race_looks_again(store, monkeypatch):
+    """Between a reader's look at the record and at the file, another process replaces both."""
+    publish_texts(store, {"a": "one"})
+    really = DenseIndex.load
+    raced = []
+
+    def load(path, sha256, **options):
+        if not raced:
+            raced.append(path)
+            with Store.open(store.folder) as other, other.writer() as writer:
+                stage_text(writer, "a", "two")
+                writer.publish(roots=[], rewrite_dense=True)
+        return really(path, sha256, **options)
+
+    monkeypatch.setattr(DenseIndex, "load", load)
+    dense = open_dense(store)
+    assert dense.notice is None
+    assert dense.generation == 2
+    assert_searches_like_brute_force(store, dense)
+
+
+def test_another_encoder_replaces_the_vectors(store):
+    from doubles import manifest_of
+
+    publish_texts(store, {"a": "one"})
+    dense = open_dense(store)
+    other = HashEncoder(dimension=8)
+    with store.writer(manifest=manifest_of(other)) as writer:
+        stage_text(writer, "a", "one", encoder=other)
+        writer.publish(roots=[])
+    refresh(store, dense)
+    for index in (dense, open_dense(store)):
+        assert index.dimension == 8
+        assert index.notice is None
+        assert_searches_like_brute_force(store, index)
+
+
+# ---- failures at every step ------------------------------------------------------------------------------------------
+
+WATCHED = {retrieval.store.__file__, retrieval.dense.__file__}
+OLD, NEW = {"a": "old", "b": "kept"}, {"a": "new", "b": "kept", "c": "more"}
+
+
+class FaultError(Exception):
+    """What goes wrong."""
+
+
+def is_watched(code):
+    """Not the lines that free the lock: where they fail, the end of the process frees it."""
+    return code.co_filename in WATCHED and code.co_name != "_write_lock"
+
+
+def run_until_line(number, act, fail):
+    """Run `act`, calling `fail` at the n-th line that store or dense execute; returns how many lines were seen."""
+    seen = 0
+
+    def on_line(_frame, event, _argument):
+        nonlocal seen
+        if event == "line":
+            seen += 1
+            if seen == number:
+                fail()
+        return on_line
+
+    before = sys.gettrace()
+    sys.settrace(lambda frame, _event, _argument: on_line if is_watched(frame.f_code) else None)
+    try:
+        act()
+    finally:
+        sys.settrace(before)
+    return seen
+
+
+def prepare(folder):
+    with new_store(folder) as store:
+        publish_texts(store, OLD)
+
+
+def change(folder):
+    with Store.open(folder) as store, store.writer() as writer:
+        stage_text(writer, "a", NEW["a"])
+        stage_text(writer, "c", NEW["c"])
+        writer.commit_batch()
+        writer.publish(roots=["/docs"], rewrite_dense=True)
+
+
+def assert_old_or_new(folder):
+    with Store.open(folder) as store:
+        state = {row.doc_id: store.document(row.doc_id).text for row in store.documents()}
+        assert (store.generation, state) in [(1, OLD), (2, NEW)]
+        dense = open_dense(store)
+        assert dense.notice is None
+        assert_searches_like_brute_force(store, dense)
+        assert store.verify() == []
+        with store.writer():
+            pass
+        assert dense_files(store) == [store.artefact().file], "the next writer cleans up"
+        return store.generation
+
+
+# An error at the very line that closes a file leaves the closing to the interpreter, which complains.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_an_error_at_any_line_leaves_the_old_or_the_new_state(tmp_path):
+    def fail():
+        raise FaultError
+
+    prepare(tmp_path / "0")
+    lines = run_until_line(0, lambda: change(tmp_path / "0"), fail)
+    assert lines > 100
+    outcomes = set()
+    for number in range(1, lines + 1, 3):  # every third line, or it would take three times as long
+        folder = tmp_path / str(number)
+        prepare(folder)
+        with pytest.raises(FaultError):
+            run_until_line(number, lambda folder=folder: change(folder), fail)
+        outcomes.add(assert_old_or_new(folder))
+    assert outcomes == {1, 2}
+
+
+KILLED = """
+import os, signal, sys
+sys.path[:0] = sys.argv[3:]
+from pathlib import Path
+from test_dense import change, run_until_line
+seen = run_until_line(int(sys.argv[2]), lambda: change(Path(sys.argv[1])), lambda: os.kill(os.getpid(), signal.SIGKILL))
+print(seen)
+"""
+
+
+def kill_at(number, folder):
+    paths = [REPOSITORY, REPOSITORY / "tests", REPOSITORY / "tests" / "retrieval"]
+    command = [sys.executable, "-c", KILLED, folder, str(number), *paths]
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_a_kill_during_a_publish_leaves_the_old_or_the_new_state(tmp_path):
+    prepare(tmp_path / "0")
+    alive = kill_at(0, tmp_path / "0")
+    lines = int(alive.stdout)
+    outcomes = set()
+    for number in [*random.Random(lines).sample(range(lines // 3, lines - 40), 5), lines - 20]:  # noqa: S311
+        folder = tmp_path / str(number)
+        prepare(folder)
+        assert kill_at(number, folder).returncode == -signal.SIGKILL
+        outcomes.add(assert_old_or_new(folder))
+    assert outcomes == {1, 2}
