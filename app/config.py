@@ -30,6 +30,7 @@ class Config:
     candidates is how many chunks are looked at before the best `top_k` are kept; never fewer than top_k.
     chunk_tokens counts all the encoder reads; chunk_overlap is a share of it in [0, 0.5].
     threads 0 = all cores; min_evidence None = the reader's own threshold, else in [0, 1].
+    sentences is how many the extractive reader may quote, 1 to 3.
     `file` is the settings file that was read; `hub_cache` is where Hugging Face models lie on this machine;
     `origins` says, for every key that is not a default, where it was set.
     """
@@ -49,6 +50,7 @@ class Config:
     max_file_mb: float = 50.0
     threads: int = 0
     min_evidence: float | None = None
+    sentences: int = 2
     file: Path | None = None
     hub_cache: Path = Path()
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
@@ -127,6 +129,7 @@ SETTINGS: Mapping[str, Parse] = MappingProxyType(
         "max_file_mb": _number(float, 0.001, 10_000),
         "threads": _number(int, 0, 1024),
         "min_evidence": _number(float, 0.0, 1.0),
+        "sentences": _number(int, 1, 3),
     }
 )
 

@@ -1,4 +1,4 @@
-"""The composition root: a Config becomes a Pipeline that can ingest, search and ask. Knows every room; computes nothing."""
+"""The composition root: a Config becomes a Pipeline that can ingest, search and ask. Knows every room."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class SearchResult:
 
 
 class Pipeline:
-    """Everything a person can do with one index. Models and index are opened when first needed; use `close` at the end."""
+    """Everything a person can do with one index. Models and index are opened when first needed; `close` at the end."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -61,7 +61,7 @@ class Pipeline:
         return SearchResult(question, found.hits, _with_total(found.timings_ms, started))
 
     def ask(self, question: str, *, k: int | None = None) -> Answer:
-        """An answer with citations, or an abstention. The reader may look further down the list than the k hits shown."""
+        """An answer with citations, or an abstention. The reader may look further down than the k hits shown."""
         from reader.backends.extractive import PASSAGES_READ
 
         require_reader(self.choice)
@@ -206,7 +206,12 @@ class Pipeline:
     def _reader(self, retriever: Retriever) -> Reader:
         from reader.backends.extractive import ExtractiveReader
 
-        return ExtractiveReader(retriever.interaction, self._document, min_evidence=self._config.min_evidence)
+        return ExtractiveReader(
+            retriever.interaction,
+            self._document,
+            min_evidence=self._config.min_evidence,
+            max_sentences=self._config.sentences,
+        )
 
     def _document(self, doc_id: str) -> Document:
         document = self._open_store().document(doc_id)

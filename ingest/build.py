@@ -100,7 +100,7 @@ def ingest(
             manifest = settings.manifest() if rebuild else None
             with store.writer(wait_seconds=settings.wait_seconds, manifest=manifest) as writer:
                 files = _Files(discovery, store, settings, tally, report, rebuild=rebuild)
-                indexer = _Indexer(store, writer, settings, make_encoder, tally, stop, rebuild=rebuild)
+                indexer = _Indexer(store, writer, settings, make_encoder, tally=tally, stop=stop, rebuild=rebuild)
                 for batch in _batches(files.changed()):
                     indexer.add(batch, sample=files.sample)
                     if stop():
@@ -146,11 +146,15 @@ def forget_documents(store: Store, doc_ids: Sequence[str], *, settings: Settings
     check_encoder(store.manifest, settings)
     settings = replace(settings, chunking=store.manifest.chunking)
     with store.writer(wait_seconds=settings.wait_seconds) as writer:
-        _Indexer(store, writer, settings, lambda: encoder, _Tally(), lambda: False, rebuild=False).remove(doc_ids)
+        _Indexer(store, writer, settings, lambda: encoder, tally=_Tally(), stop=lambda: False, rebuild=False).remove(
+            doc_ids
+        )
 
 
 def _described(encoder: EncoderSpec) -> str:
-    return f"encoder '{encoder.name}' ({encoder.dimension}-d, {encoder.pooling} pooling, revision {encoder.revision[:12]})"
+    return (
+        f"encoder '{encoder.name}' ({encoder.dimension}-d, {encoder.pooling} pooling, revision {encoder.revision[:12]})"
+    )
 
 
 class _Files:
@@ -232,9 +236,9 @@ class _Indexer:
         writer: Writer,
         settings: Settings,
         make_encoder: Callable[[], Encoder],
+        *,
         tally: _Tally,
         stop: Callable[[], bool],
-        *,
         rebuild: bool,
     ) -> None:
         self._store, self._writer, self._settings = store, writer, settings
@@ -310,7 +314,9 @@ class _Indexer:
                 continue
             break
         tokens = [encoded.tokens for encoded in self._sampled.values()]
-        return SignCodec.fit(np.concatenate(tokens) if tokens else np.eye(tools.encoder.spec.dimension, dtype=np.float32))
+        return SignCodec.fit(
+            np.concatenate(tokens) if tokens else np.eye(tools.encoder.spec.dimension, dtype=np.float32)
+        )
 
     def _encode(self, tools: _Tools, inputs: Mapping[bytes, str]) -> dict[bytes, int]:
         """Key -> embedding id of every text; of fewer when the run is stopped meanwhile."""
@@ -353,7 +359,9 @@ class _Tools:
 
     def count(self, chunks: Sequence[Chunk], *, sign: int) -> None:
         """Add chunks to the statistics, or take them away."""
-        encodings = self.encoder.tokenizer.encode_batch_fast([clean(one.text) for one in chunks], add_special_tokens=False)
+        encodings = self.encoder.tokenizer.encode_batch_fast(
+            [clean(one.text) for one in chunks], add_special_tokens=False
+        )
         for chunk, encoding in zip(chunks, encodings, strict=True):
             self.statistics.add(encoding.ids, terms(chunk.text), sign=sign)
 

@@ -19,7 +19,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a long job is. `stage` is a word for people; `done` and `total` count `unit`s; total None = not known yet."""
+    """How far a long job is. `stage` is for people; `done` and `total` count `unit`s; total None = not known yet."""
 
     stage: str
     done: int

@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
-from retrieval.errors import PromptError
-
 _PLACEHOLDER = re.compile(r"\{\{([a-z_]+)\}\}")
 _KEYS = {"version", "language", "system", "user"}
 _MAX_BYTES = 100_000
+
+
+class PromptError(ValueError):
+    """A prompt file is malformed, or was given missing or unexpected variables."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,9 @@ def load_prompt(name: str, *, folder: Path | None = None) -> Prompt:
 
 def prompt_names() -> list[str]:
     """Names of the prompts that ship."""
-    return sorted(entry.name.removesuffix(".toml") for entry in files("prompts").iterdir() if entry.name.endswith(".toml"))
+    return sorted(
+        entry.name.removesuffix(".toml") for entry in files("prompts").iterdir() if entry.name.endswith(".toml")
+    )
 
 
 def _checked(name: str, table: Mapping[str, object], sha256: str) -> Prompt:

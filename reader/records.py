@@ -49,7 +49,7 @@ class PromptInfo:
 class WordMatch:
     """A word of the question and the word of a cited quote that matched it best.
 
-    Offsets are into the question and into the document; `weight` is the word's share of the score, `similarity` in [0, 1].
+    Offsets are into the question and the document; `weight` is the word's share of the score, `similarity` in [0, 1].
     """
 
     marker: int
@@ -63,9 +63,9 @@ class WordMatch:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer, or an abstention (`abstained`; `text` then says so and there are no citations).
+    """An answer, or an abstention (`abstained`): `text` then says so, and there are no citations.
 
-    `evidence` in [0, 1]: how sure the reader is that the hits hold an answer. `matches` explain the score, word by word.
+    `evidence` in [0, 1]: how sure the reader is that the hits hold an answer. `matches` explain the score by word.
     """
 
     question: str

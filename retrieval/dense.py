@@ -167,7 +167,7 @@ class DenseIndex:
         with self._lock:
             self._gpu, self._on_gpu = gpu, None
 
-    def _searcher(self, k: int) -> Any:  # noqa: ANN401 - FAISS classes differ by device
+    def _searcher(self, k: int) -> Any:
         if self._gpu is None or k > _GPU_MAX_K:
             return self._index
         if self._on_gpu is None:
@@ -262,7 +262,7 @@ def _check_gpu(gpu: int) -> None:
         raise ConfigError(f"FAISS sees {faiss.get_num_gpus()} GPUs, so there is no 'cuda:{gpu}'; use --device cpu")
 
 
-def _faiss() -> Any:  # noqa: ANN401 - the package's classes depend on how it was built
+def _faiss() -> Any:
     try:
         import faiss
     except ImportError as error:

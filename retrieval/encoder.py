@@ -115,8 +115,8 @@ class _Base:
         for text, encoding in zip(texts, encodings, strict=True):
             if len(encoding) > self.spec.max_tokens:
                 raise TextTooLongError(
-                    f"a text of {len(encoding)} tokens ({text[:40]!r}...) does not fit the {self.spec.max_tokens} tokens "
-                    f"that {self.spec.name} reads; split it first"
+                    f"a text of {len(encoding)} tokens ({text[:40]!r}...) does not fit the {self.spec.max_tokens} "
+                    f"tokens that {self.spec.name} reads; split it first"
                 )
         return encodings
 
@@ -128,7 +128,7 @@ class _Base:
         if self.spec.pooling == "mean":
             return np.asarray(hidden.mean(axis=0), dtype=np.float32)
         if self.spec.pooling == "cls":
-            return hidden[0]
+            return np.asarray(hidden[0], dtype=np.float32)
         if pooler is None:
             raise ModelError(f"{self.spec.name} has no pooler layer; use pooling 'mean' or 'cls'")
         return pooler
@@ -189,7 +189,8 @@ class SentenceTransformerEncoder(_Base):
         self.spec = spec
         self.tokenizer = load_tokenizer(folder)
         self._model = SentenceTransformer(str(folder), device=device, local_files_only=True)
-        self._transformer = self._model[0].auto_model.eval()
+        transformer: Any = self._model[0]
+        self._transformer = transformer.auto_model.eval()
         self._device = device
         self._batch_size = batch_size
 
@@ -323,6 +324,7 @@ def _convert(folder: Path, target: Path) -> None:
     openvino = _import_openvino()
     import torch
     from transformers import AutoModel
+    from transformers.utils import logging as transformers_logging
 
     class Unpadded(torch.nn.Module):
         def __init__(self, inner: torch.nn.Module) -> None:
@@ -336,16 +338,22 @@ def _convert(folder: Path, target: Path) -> None:
 
     logger = logging.getLogger("transformers")
     level = logger.level
+    bars = transformers_logging.is_progress_bar_enabled()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # tracer and deprecation chatter of the libraries; equality is tested instead
         logger.setLevel(logging.ERROR)
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         try:
-            inner = AutoModel.from_pretrained(str(folder), local_files_only=True, attn_implementation="sdpa").eval()
+            inner: Any = AutoModel.from_pretrained(
+                str(folder), local_files_only=True, attn_implementation="sdpa"
+            ).eval()
             example = {"input_ids": torch.ones((1, 8), dtype=torch.long)}
             shape = [("input_ids", [-1, -1], openvino.Type.i64)]
             openvino.save_model(openvino.convert_model(Unpadded(inner), example_input=example, input=shape), target)
         finally:
             logger.setLevel(level)
+            if bars:
+                transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _import_openvino() -> Any:

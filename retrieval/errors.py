@@ -52,7 +52,3 @@ class IndexBusyError(RagError):
 
 class IndexCorruptError(RagError):
     """An artefact of the index does not match the store."""
-
-
-class PromptError(RagError):
-    """A prompt file is malformed, or was given missing or unexpected variables."""

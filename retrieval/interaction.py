@@ -17,7 +17,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.analyze import located_terms, terms
+from retrieval.analyze import located_terms, term_set, terms
 from retrieval.encoder import Encoder, clean, passage_input
 from retrieval.errors import EmptyTextError, IndexCorruptError
 from retrieval.statistics import Statistics
@@ -51,7 +51,7 @@ class SignCodec:
     @property
     def bytes_per_token(self) -> int:
         """Size of one token's code."""
-        return self._basis.shape[1] // 8
+        return int(self._basis.shape[1]) // 8
 
     def encode(self, tokens: Floats) -> Codes:
         """Codes of passage tokens: float32 (n, dim) -> uint8 (n, bits / 8)."""
@@ -109,7 +109,7 @@ class Passage:
     @cached_property
     def terms(self) -> frozenset[str]:
         """Index terms of context and text."""
-        return frozenset(terms(passage_input(self.context, self.text)))
+        return term_set(passage_input(self.context, self.text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,9 @@ class Interaction:
         inside = encoded.offsets[:, 0] >= 0
         ids = encoded.ids[inside]
         unknown = np.zeros(len(ids), bool) if self._unknown is None else ids == self._unknown
-        weights = np.where(unknown, 0.0, self._statistics.token_idf(ids))
+        # a question mark is rare in most corpora, so its idf is high; it means nothing
+        words = np.array([any(map(str.isalnum, text[a:b])) for a, b in encoded.offsets[inside]], dtype=bool)
+        weights = np.where(unknown | ~words, 0.0, self._statistics.token_idf(ids))
         found = list(dict.fromkeys(terms(text)))
         term_weights = self._statistics.term_idf(found)
         return Question(
@@ -161,23 +163,29 @@ class Interaction:
             return overlap
         return readable * self._max_similarities(question, passages) + (1 - readable) * overlap
 
-    def score_spans(self, question: Question, passage: Passage, spans: Sequence[tuple[int, int]]) -> NDArray[np.float64]:
+    def score_spans(
+        self, question: Question, passage: Passage, spans: Sequence[tuple[int, int]]
+    ) -> NDArray[np.float64]:
         """How well each stretch of one passage matches, float64 (n,). Spans are character offsets in its text.
 
         Tokens were encoded within the passage, so a sentence is judged in its context; what it lacks is lent in part by
         the span before it.
         """
-        overlap = np.array([_overlap(question, terms(passage.text[a:b])) for a, b in spans])
+        overlap = np.array([_overlap(question, term_set(passage.text[a:b])) for a, b in spans])
         if question.known == 0 or not spans:
             return overlap
-        best = np.stack([row.max(axis=0) if len(row) else np.zeros(len(question.weights)) for row in
-                         (self._similarities(question, passage)[chosen] for chosen in self._tokens_of(passage, spans))])
+        best = np.stack(
+            [
+                row.max(axis=0) if len(row) else np.zeros(len(question.weights))
+                for row in (self._similarities(question, passage)[chosen] for chosen in self._tokens_of(passage, spans))
+            ]
+        )
         lent = np.maximum(best[1:], (1 - _CARRY) * best[1:] + _CARRY * best[:-1])
         matched = np.concatenate([best[:1], lent]) @ question.weights
         return np.asarray(question.known * matched + (1 - question.known) * overlap)
 
     def matches(self, question: Question, passage: Passage, span: tuple[int, int]) -> list[Match]:
-        """Which words of the question matched which words of a span of a passage, best matches only, in question order."""
+        """Which words of the question matched which words of a span of a passage, in question order."""
         found = _term_matches(question, passage.text, span) if question.known < 1 else []
         if question.known > 0:
             found += self._token_matches(question, passage, span)
@@ -191,7 +199,9 @@ class Interaction:
         offsets = self._offsets(passage)[chosen]
         best = similarities.argmax(axis=0)
         return [
-            Match(int(a), int(b), int(offsets[row][0]), int(offsets[row][1]), float(weight), float(similarities[row, i]))
+            Match(
+                int(a), int(b), int(offsets[row][0]), int(offsets[row][1]), float(weight), float(similarities[row, i])
+            )
             for i, ((a, b), row, weight) in enumerate(zip(question.offsets, best, question.weights, strict=True))
             if weight > 0
         ]
@@ -202,7 +212,7 @@ class Interaction:
         scores = np.zeros(len(passages))
         filled = np.flatnonzero(lengths)
         if len(filled):
-            codes = np.concatenate([passages[index].codes for index in filled])
+            codes = np.concatenate([passage.codes for passage in passages if len(passage.codes)])
             similarities = self._signs(codes) @ question.tokens.T
             starts = np.concatenate(([0], np.cumsum(lengths[filled])[:-1]))
             scores[filled] = np.maximum.reduceat(similarities, starts, axis=0) @ question.weights
@@ -235,10 +245,9 @@ class Interaction:
         return [np.flatnonzero((starts >= a) & (starts < b)) for a, b in spans]
 
 
-def _overlap(question: Question, found: Sequence[str] | frozenset[str]) -> float:
+def _overlap(question: Question, found: frozenset[str]) -> float:
     """Idf share of the question's terms that occur."""
-    present = found if isinstance(found, frozenset) else frozenset(found)
-    return sum(weight for term, weight in question.term_weights.items() if term in present)
+    return sum(weight for term, weight in question.term_weights.items() if term in found)
 
 
 def _term_matches(question: Question, text: str, span: tuple[int, int]) -> list[Match]:
@@ -261,8 +270,10 @@ def _merged(question: str, text: str, found: Sequence[Match]) -> list[Match]:
         old = words.get(key)
         weight = match.weight + (old.weight if old else 0.0)
         best = match if old is None or match.similarity > old.similarity else None
-        words[key] = Match(*key, start, end, weight, match.similarity) if best or old is None else Match(
-            *key, old.start, old.end, weight, old.similarity
+        words[key] = (
+            Match(*key, start, end, weight, match.similarity)
+            if best or old is None
+            else Match(*key, old.start, old.end, weight, old.similarity)
         )
     return [words[key] for key in sorted(words)]
 

@@ -1,4 +1,4 @@
-"""The records that travel between the rooms: Document, Chunk, Hit, IndexManifest. No behaviour beyond looking things up."""
+"""The records that travel between the rooms: Document, Chunk, Hit, IndexManifest. No behaviour but look-ups."""
 
 from __future__ import annotations
 

@@ -54,14 +54,16 @@ class Retriever:
         return self._interaction
 
     def search(self, question: str, *, k: int) -> Retrieved:
-        """The k best hits. Fewer where the index has fewer different texts. Raises EmptyTextError on a blank question."""
+        """The k best hits; fewer where the index has fewer texts. Raises EmptyTextError on a blank question."""
         started = time.perf_counter()
         with self._store.snapshot():
             if refresh(self._store, self._dense):
                 self._load()
             asked = self._interaction.question(question)
             encoded = time.perf_counter()
-            scores, ids = self._dense.search(asked.vector[None, :], max(k, self._candidates))
+            # where the encoder cannot read the question, its order means little, so more of it is looked at
+            candidates = round(self._candidates / max(asked.known, 0.1))
+            scores, ids = self._dense.search(asked.vector[None, :], max(k, candidates))
             groups = _by_text(ids[0].tolist(), scores[0].tolist(), self._store.chunks_of_embeddings(ids[0].tolist()))
             searched = time.perf_counter()
             passages = self._passages([group.chunks[0] for group in groups])
@@ -114,9 +116,7 @@ class _Group:
     chunks: list[StoredChunk]
 
 
-def _by_text(
-    ids: Sequence[int], scores: Sequence[float], found: Mapping[int, Sequence[StoredChunk]]
-) -> list[_Group]:
+def _by_text(ids: Sequence[int], scores: Sequence[float], found: Mapping[int, Sequence[StoredChunk]]) -> list[_Group]:
     groups: dict[str, _Group] = {}
     for embedding, score in zip(ids, scores, strict=True):
         for chunk in found.get(embedding, ()):

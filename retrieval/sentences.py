@@ -10,7 +10,7 @@ import regex
 
 _BOUNDARY = regex.compile(
     r"""
-      (?P<stop>[.!?]+) ["'”’)\]*_`]*+ (?:\[\d{1,3}\])*+ [^\S\r\n]*+ (?: \s (?=\s*+["'“‘(\[*_`]*+[^\p{Ll}\s]) | (?=\r?\n|\r) )
+      (?P<stop>[.!?]+) ["'”’)\]*_`]*+ (?:\[\d{1,3}\])*+ \s++ (?=["'“‘(\[*_`]*+[^\p{Ll}\s])
     | [。！？；｡]+ [”’」』》）)】]*+ \s*+
     | (?:\r\n|\r|\n) (?= [^\S\r\n]*+ (?: [-*+•]\s | \d{1,3}[.)]\s | [|>\#] | ```|~~~ ) )
     | (?<=[:;|]) [^\S\r\n]*+ (?:\r\n|\r|\n)
@@ -26,7 +26,7 @@ _LONGEST_ABBREVIATION = 8
 
 
 def sentence_starts(text: str, start: int = 0, end: int | None = None) -> list[int]:
-    """Positions in [start, end) where a sentence begins, ascending; the first is `start` when the range is not empty."""
+    """Positions in [start, end) where a sentence begins, ascending; the first is `start` unless the range is empty."""
     end = len(text) if end is None else end
     starts = [start] if start < end else []
     for match in _BOUNDARY.finditer(text, start, end):

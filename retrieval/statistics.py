@@ -59,11 +59,13 @@ class Statistics:
             chunks, vocabulary, buckets = np.frombuffer(data, dtype=_HEADER, count=1)[0].tolist()
             size = 4 * (vocabulary + buckets)
             if buckets != _BUCKETS or not 0 < vocabulary < 1 << 22:
-                raise ValueError(f"{buckets} buckets, {vocabulary} tokens")
+                raise ValueError(f"{buckets} buckets, {vocabulary} tokens")  # noqa: TRY301 - one except for all damage
             body = zlib.decompressobj().decompress(data[_HEADER.itemsize :], size)
             counts = np.frombuffer(body, dtype="<i4", count=vocabulary + buckets).astype(np.int32)
         except (ValueError, zlib.error) as error:
-            raise IndexCorruptError(f"the index's word statistics cannot be read ({error}); run: rag ingest --rebuild") from error
+            raise IndexCorruptError(
+                f"the index's word statistics cannot be read ({error}); run: rag ingest --rebuild"
+            ) from error
         made = cls(vocabulary)
         made.chunks = chunks
         made._tokens, made._terms = counts[:vocabulary].copy(), counts[vocabulary:].copy()

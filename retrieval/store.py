@@ -935,7 +935,7 @@ def _save_setting(connection: sqlite3.Connection, key: str, value: object) -> No
     connection.execute("INSERT OR REPLACE INTO manifest VALUES (?, ?)", (key, json.dumps(value, sort_keys=True)))
 
 
-def _load_setting(connection: sqlite3.Connection, key: str) -> Any:  # noqa: ANN401 - whatever JSON holds
+def _load_setting(connection: sqlite3.Connection, key: str) -> Any:
     row = connection.execute("SELECT value FROM manifest WHERE key = ?", (key,)).fetchone()
     if row is None:
         raise IndexCorruptError(f"the index has no record of its {key}; ingest the documents into another folder")
@@ -975,7 +975,7 @@ def _unpack(data: bytes) -> str:
     return data.decode("utf-8", "surrogatepass")
 
 
-def _plain(value: bytes | int) -> Any:  # noqa: ANN401 - a column of text or a number
+def _plain(value: bytes | int) -> Any:
     return _unpack(value) if isinstance(value, bytes) else value
 
 
@@ -984,7 +984,7 @@ def _pack_json(value: object) -> bytes:
     return _pack(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
 
 
-def _unpack_json(data: bytes) -> Any:  # noqa: ANN401 - whatever JSON holds
+def _unpack_json(data: bytes) -> Any:
     return json.loads(_unpack(data))
 
 

@@ -80,7 +80,7 @@ class Session:
 class RagGroup(TyperGroup):
     """The root of the command line: turns errors into one line and an exit code."""
 
-    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - the type belongs to Typer's private copy of Click
+    def invoke(self, ctx: Any) -> Any:
         """Run the command. 1 = failed, 2 = usage or settings, 130 = interrupted."""
         try:
             result = super().invoke(ctx)
@@ -121,7 +121,7 @@ def stderr() -> Console:
     return _console(sys.stderr)
 
 
-def _console(stream: Any) -> Console:  # noqa: ANN401 - any text stream
+def _console(stream: Any) -> Console:
     from rich.console import Console
 
     return Console(file=stream, highlight=False, markup=False, emoji=False)

@@ -95,7 +95,7 @@ def _heading_levels(document: Document) -> dict[str, int]:
     return levels
 
 
-def _style_level(style: Any) -> int:  # noqa: ANN401  (python-docx has no public type for it)
+def _style_level(style: Any) -> int:
     if style is None:
         return 0
     name = (style.name or "").lower()
@@ -107,13 +107,13 @@ def _style_level(style: Any) -> int:  # noqa: ANN401  (python-docx has no public
     return _outline_level(style.element)
 
 
-def _outline_level(element: Any) -> int:  # noqa: ANN401  (lxml element)
+def _outline_level(element: Any) -> int:
     outline = element.find(f"{_W}pPr/{_W}outlineLvl")
     value = outline.get(f"{_W}val", "9") if outline is not None else "9"
     return int(value) + 1 if value in set("012345678") else 0  # 9 means body text
 
 
-def _blocks(container: Any) -> Iterator[Any]:  # noqa: ANN401  (lxml element)
+def _blocks(container: Any) -> Iterator[Any]:
     """Paragraphs and tables in document order, also inside content controls and accepted insertions."""
     for element in container:
         if element.tag in {f"{_W}p", f"{_W}tbl"}:
@@ -122,7 +122,7 @@ def _blocks(container: Any) -> Iterator[Any]:  # noqa: ANN401  (lxml element)
             yield from _blocks(element)
 
 
-def _add_paragraph(builder: TextBuilder, paragraph: Any, levels: dict[str, int]) -> list[Span]:  # noqa: ANN401
+def _add_paragraph(builder: TextBuilder, paragraph: Any, levels: dict[str, int]) -> list[Span]:
     text = _text(paragraph).strip()
     if not text:
         return []
@@ -135,7 +135,7 @@ def _add_paragraph(builder: TextBuilder, paragraph: Any, levels: dict[str, int])
     return []
 
 
-def _add_table(builder: TextBuilder, table: Any) -> list[Span]:  # noqa: ANN401  (lxml element)
+def _add_table(builder: TextBuilder, table: Any) -> list[Span]:
     """One row a line; whatever stands in a cell, tables included, becomes one line."""
     rows = []
     for row in _children(table, f"{_W}tr"):
@@ -148,7 +148,7 @@ def _add_table(builder: TextBuilder, table: Any) -> list[Span]:  # noqa: ANN401 
     return [Span("table", start, builder.length)]
 
 
-def _children(parent: Any, tag: str) -> Iterator[Any]:  # noqa: ANN401  (lxml element)
+def _children(parent: Any, tag: str) -> Iterator[Any]:
     for element in parent:
         if element.tag == tag:
             yield element
@@ -156,11 +156,11 @@ def _children(parent: Any, tag: str) -> Iterator[Any]:  # noqa: ANN401  (lxml el
             yield from _children(element, tag)
 
 
-def _text(element: Any) -> str:  # noqa: ANN401  (lxml element)
+def _text(element: Any) -> str:
     return "".join(_pieces(element))
 
 
-def _pieces(element: Any) -> Iterator[str]:  # noqa: ANN401  (lxml element)
+def _pieces(element: Any) -> Iterator[str]:
     """The text below an element; XML is at most 256 deep here (lxml's own limit), so recursion is safe."""
     for child in element:
         if child.tag in {f"{_W}t", _MATH_TEXT}:
@@ -173,7 +173,7 @@ def _pieces(element: Any) -> Iterator[str]:  # noqa: ANN401  (lxml element)
                 yield "\n"
 
 
-def _is_hidden(run: Any) -> bool:  # noqa: ANN401  (lxml element)
+def _is_hidden(run: Any) -> bool:
     if run.tag != f"{_W}r":
         return False
     vanish = run.find(f"{_W}rPr/{_W}vanish")

@@ -16,7 +16,7 @@ from retrieval.errors import ParseError
 from retrieval.records import Span
 
 if TYPE_CHECKING:
-    from pypdfium2 import PdfDocument  # type: ignore[import-untyped]  # it ships no types
+    from pypdfium2 import PdfDocument
 
 MAX_PAGES = 20_000
 MAX_CHARS = 50_000_000  # a page that draws its text again and again can be far larger than its file

@@ -60,7 +60,7 @@ def test_every_setting_can_be_set_from_the_environment(load):
     values = {
         "index": "i", "cache": "c", "profile": "embedded", "encoder": "some/model", "pooling": "cls", "device": "cpu",
         "reader": "extractive", "top_k": "2", "candidates": "50", "chunk_tokens": "256", "chunk_overlap": "0.2",
-        "heading_context": "no", "max_file_mb": "1.5", "threads": "1", "min_evidence": "0.3",
+        "heading_context": "no", "max_file_mb": "1.5", "threads": "1", "min_evidence": "0.3", "sentences": "3",
     }  # fmt: skip
     assert values.keys() == SETTINGS.keys()
     config = load(environ={"RAG_" + key.upper(): value for key, value in values.items()})
