@@ -107,8 +107,8 @@ class Pipeline:
         artefact = store.artefact()
         return {
             "index": str(self._config.index),
+            "roots": store.roots(),
             "generation": store.generation,
-            "manifest": asdict(replace(manifest, versions=dict(manifest.versions))),
             "documents": counts.documents,
             "chunks": counts.chunks,
             "embeddings": counts.embeddings,
@@ -117,7 +117,7 @@ class Pipeline:
             "bytes": dict(counts.artefact_bytes),
             "token_bytes_per_chunk": round(counts.token_code_bytes / max(1, counts.embeddings)),
             "dense": "flat, exact" if artefact is None else f"flat, exact ({artefact.file})",
-            "roots": store.roots(),
+            "manifest": asdict(replace(manifest, versions=dict(manifest.versions))),
             "failures": [asdict(failure) for failure in store.failures()],
         }
 

@@ -68,14 +68,19 @@ def probe_cuda() -> Cuda:
 def choose_profile(config: Config, *, cuda: Callable[[], Cuda] = probe_cuda) -> ProfileChoice:
     """Pick the profile, its encoder, reader and device. `cuda` is asked only where the answer matters.
 
-    Raises ConfigError where a setting asks for CUDA and there is none, or two settings contradict each other.
+    `auto` takes the gpu profile where CUDA works and its encoder is on this machine. Raises ConfigError where a setting
+    asks for CUDA and there is none, or two settings contradict each other.
     """
     if config.profile == "gpu" and config.device == "cpu":
         raise ConfigError("profile gpu runs on CUDA but device is cpu; use --profile embedded or --device cuda")
     profile, device, reason = _place(config, cuda)
+    if profile == "gpu" and config.profile == "auto" and not config.encoder and not _is_cached(config, GPU_ENCODER):
+        profile, device = "embedded", "cpu"
+        reason = f"{reason}, but {GPU_ENCODER} is not on this machine; rag doctor says how to get it"
     encoder = config.encoder or (GPU_ENCODER if profile == "gpu" else EMBEDDED_ENCODER)
-    own_reader = "zephyr" if profile == "gpu" else "extractive"
-    reader = own_reader if config.reader == "auto" else config.reader
+    if profile == "gpu" and config.reader == "auto":
+        reason = f"{reason}; the zephyr reader is not part of this release"
+    reader = "extractive" if config.reader == "auto" else config.reader
     return ProfileChoice(profile=profile, encoder=encoder, reader=reader, device=device, reason=reason)
 
 
@@ -86,6 +91,12 @@ def require_reader(choice: ProfileChoice) -> None:
             f"profile {choice.profile} answers with the zephyr reader, which is not part of this release; "
             'use --reader extractive (or RAG_READER=extractive, or reader = "extractive" in rag.toml)'
         )
+
+
+def _is_cached(config: Config, name: str) -> bool:
+    """Whether a hub model was downloaded to this machine."""
+    snapshots = config.hub_cache / ("models--" + name.replace("/", "--")) / "snapshots"
+    return snapshots.is_dir() and any(snapshots.iterdir())
 
 
 def _place(config: Config, cuda: Callable[[], Cuda]) -> tuple[str, str, str]:

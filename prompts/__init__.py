@@ -60,14 +60,17 @@ def load_prompt(name: str, *, folder: Path | None = None) -> Prompt:
         raise PromptError(f"{name!r} is no prompt name; expected small letters, digits, '-' and '_'")
     source = (folder or files("prompts")) / f"{name}.toml"
     try:
-        data = source.read_bytes()
-    except OSError as error:
+        with source.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+    except FileNotFoundError as error:
         raise PromptError(f"there is no prompt '{name}'; shipped: {', '.join(prompt_names())}") from error
+    except OSError as error:
+        raise PromptError(f"prompt '{name}' cannot be read: {error.strerror}") from error
     if len(data) > _MAX_BYTES:
-        raise PromptError(f"prompt '{name}' has {len(data)} bytes, expected at most {_MAX_BYTES}")
+        raise PromptError(f"prompt '{name}' is too long, expected at most {_MAX_BYTES:,} bytes")
     try:
         table = tomllib.loads(data.decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
         raise PromptError(f"prompt '{name}' is not valid TOML: {error}") from error
     return _checked(name, table, hashlib.sha256(data).hexdigest())
 

@@ -7,23 +7,24 @@ device. Both give the pooled vector and the token vectors of a text from the sam
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.errors import EmptyTextError, MissingPackageError, ModelError, TextTooLongError
+from retrieval.errors import EmptyTextError, MissingPackageError, ModelError, RagError, TextTooLongError
 from retrieval.records import EncoderSpec
 
 if TYPE_CHECKING:
@@ -40,6 +41,11 @@ BUNDLED_WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _CONVERTER_VERSION = 1  # part of the cache key: raise it when the converted graph changes
+_MAX_TOKENS = 512  # read at most, even by models with more positions: chunks are that long
+_WIDTH_KEYS = ("hidden_size", "dim", "d_model")  # BERT and most others, DistilBERT, T5
+_COUNT_FROM_PADDING = {"roberta", "xlm-roberta", "camembert", "mpnet"}  # their positions begin after the padding id
+_MAX_JSON_BYTES = 1_000_000
+_CONVERTED_FILES = ("model.xml", "model.bin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +98,7 @@ class _Base:
     def encode(self, texts: Sequence[str], *, query: bool = False) -> Iterator[Encoded]:
         """Encode texts one by one, in input order. Raises TextTooLongError rather than truncate."""
         prefix = self.spec.query_prefix if query else self.spec.passage_prefix
-        encodings = self._tokenize([prefix + text for text in texts])
+        encodings = self._tokenize([prefix + text for text in texts], query=query)
         for encoding, hidden, pooled in self._run(encodings):
             plain = np.flatnonzero(np.array(encoding.special_tokens_mask) == 0)
             offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)[plain] - len(prefix)
@@ -110,13 +116,14 @@ class _Base:
             raise EmptyTextError("the question is empty; expected at least one word")
         return next(self.encode([text], query=True)).vector
 
-    def _tokenize(self, texts: Sequence[str]) -> list[Encoding]:
+    def _tokenize(self, texts: Sequence[str], *, query: bool) -> list[Encoding]:
         encodings = self.tokenizer.encode_batch([clean(text) for text in texts])
+        what, advice = ("question", "ask it in fewer words") if query else ("text", "split it first")
         for text, encoding in zip(texts, encodings, strict=True):
             if len(encoding) > self.spec.max_tokens:
                 raise TextTooLongError(
-                    f"a text of {len(encoding)} tokens ({text[:40]!r}...) does not fit the {self.spec.max_tokens} "
-                    f"tokens that {self.spec.name} reads; split it first"
+                    f"a {what} of {len(encoding)} tokens ({text[:40]!r}...) does not fit the {self.spec.max_tokens} "
+                    f"tokens that {self.spec.name} reads; {advice}"
                 )
         return encodings
 
@@ -153,14 +160,15 @@ class OpenVinoEncoder(_Base):
             options["INFERENCE_NUM_THREADS"] = str(threads)
         model = core.compile_model(core.read_model(converted / "model.xml"), "CPU", options)
         self._has_pooler = len(model.outputs) > 1
-        # two requests: the processor works on the next text while Python looks at the last one
-        self._requests = [model.create_infer_request() for _ in range(2)]
+        self._model = model
+        self._idle: list[tuple[Any, Any]] = []
 
     def _run(self, encodings: Sequence[Encoding]) -> Iterator[tuple[Encoding, Floats, Floats]]:
         pending: tuple[Encoding, Any] | None = None
+        requests = self._take_requests()
         try:
             for number, encoding in enumerate(encodings):
-                request = self._requests[number % 2]
+                request = requests[number % 2]
                 request.start_async({0: np.array([encoding.ids], dtype=np.int64)})
                 if pending is not None:
                     yield self._collect(*pending)
@@ -168,8 +176,19 @@ class OpenVinoEncoder(_Base):
             if pending is not None:
                 yield self._collect(*pending)
         finally:
-            for request in self._requests:
+            for request in requests:
                 request.wait()
+            self._idle.append(requests)
+
+    def _take_requests(self) -> tuple[Any, Any]:
+        """Two: the processor works on the next text while Python looks at the last one.
+
+        Every run has its own, for another one may begin before it ends: in another thread, or between two of its texts.
+        """
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._model.create_infer_request(), self._model.create_infer_request()
 
     def _collect(self, encoding: Encoding, request: Any) -> tuple[Encoding, Floats, Floats]:
         request.wait()
@@ -188,9 +207,9 @@ class SentenceTransformerEncoder(_Base):
             raise MissingPackageError("sentence-transformers is not installed; run: make setup") from error
         self.spec = spec
         self.tokenizer = load_tokenizer(folder)
-        self._model = SentenceTransformer(str(folder), device=device, local_files_only=True)
-        transformer: Any = self._model[0]
-        self._transformer = transformer.auto_model.eval()
+        with _quiet(), _explained(folder):
+            model: Any = SentenceTransformer(str(folder), device=device, local_files_only=True)
+        self._transformer = model[0].auto_model.eval()
         self._device = device
         self._batch_size = batch_size
 
@@ -235,14 +254,25 @@ def encoder_spec(name: str, *, pooling: str = "") -> EncoderSpec:
     """What an index records of an encoder; reads small files only, loads nothing."""
     folder = model_folder(name)
     config = _json(folder / "config.json")
-    spec = EncoderSpec(
+    _check_modules(name, folder)
+    dimension = next((config[key] for key in _WIDTH_KEYS if key in config), None)
+    positions = config.get("max_position_embeddings", _MAX_TOKENS)
+    if not isinstance(dimension, int) or not isinstance(positions, int):
+        raise ModelError(f"{folder / 'config.json'} has no hidden_size; expected the config of a text encoder")
+    if config.get("model_type") in _COUNT_FROM_PADDING:
+        positions -= 1 + int(config.get("pad_token_id", 1))
+    pooling = pooling or _pooling(folder)
+    if pooling not in get_args(Pooling):
+        raise ModelError(f"{name} pools by {pooling!r}; expected one of {', '.join(get_args(Pooling))}")
+    return EncoderSpec(
         name=name,
         revision=_revision(name, folder),
-        dimension=int(config["hidden_size"]),
-        max_tokens=min(512, int(config.get("max_position_embeddings", 512))),
-        pooling=_pooling(folder),
+        dimension=dimension,
+        max_tokens=min(_MAX_TOKENS, positions),
+        pooling=pooling,
+        query_prefix=_prefix(folder, "query"),
+        passage_prefix=_prefix(folder, "document", "passage", "corpus"),
     )
-    return replace(spec, pooling=pooling) if pooling else spec
 
 
 def model_folder(name: str) -> Path:
@@ -255,15 +285,15 @@ def model_folder(name: str) -> Path:
     folder = Path(name).expanduser()
     if (folder / "config.json").is_file():
         return folder.resolve()
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(name, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError) as error:
         raise ModelError(
-            f"encoder {name!r} was found neither as a folder with a config.json nor in the local Hugging Face cache; "
-            f"on a machine with network access run: hf download {name}"
+            f"encoder {name!r} was found neither as a folder with a config.json ({folder.absolute()}) nor in the local "
+            f"Hugging Face cache ({constants.HF_HUB_CACHE}); on a machine with network access run: hf download {name}"
         ) from error
 
 
@@ -285,7 +315,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise ModelError(f"{folder} has no tokenizer.json; expected a model saved with a fast tokenizer")
-    tokenizer = Tokenizer.from_file(str(path))
+    with _explained(folder):
+        tokenizer = Tokenizer.from_file(str(path))
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = True
@@ -296,35 +327,44 @@ def _converted(folder: Path, spec: EncoderSpec, cache: Path) -> Path:
     """The cached OpenVINO form of a model, made now if there is none; its bytes are checked against its own record."""
     key = f"{spec.revision}-{_CONVERTER_VERSION}-{version('openvino')}"
     place = cache / "openvino" / hashlib.sha256(key.encode()).hexdigest()[:24]
-    if place.is_dir():
-        record = _json(place / "record.json")
-        if all(_sha256(place / name) == record.get(name) for name in ("model.xml", "model.bin")):
-            return place
-        shutil.rmtree(place)
+    if _is_intact(place):
+        return place
     place.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=place.parent, prefix=".converting-") as unfinished:
-        made = Path(unfinished) / "model"
-        made.mkdir()
-        _convert(folder, made / "model.xml")
-        record = {name: _sha256(made / name) for name in ("model.xml", "model.bin")}
-        (made / "record.json").write_text(json.dumps(record), encoding="utf-8")
-        try:
-            made.rename(place)
-        except OSError:  # another process finished the same conversion first
-            if not place.is_dir():
-                raise
+    with (place.parent / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the system lets go of it when this process ends, however it ends
+        if not _is_intact(place):  # another process may have been first
+            unfinished = place.with_name(".unfinished")
+            for leftover in (place, unfinished):
+                shutil.rmtree(leftover, ignore_errors=True)
+            try:
+                _save_converted(folder, unfinished)
+                unfinished.rename(place)
+            finally:
+                shutil.rmtree(unfinished, ignore_errors=True)
     return place
+
+
+def _is_intact(place: Path) -> bool:
+    try:
+        record = _json(place / "record.json")
+        return all(_sha256(place / name) == record.get(name) for name in _CONVERTED_FILES)
+    except ModelError:  # a file is missing or cannot be read
+        return False
+
+
+def _save_converted(folder: Path, place: Path) -> None:
+    place.mkdir()
+    with _quiet(), _explained(folder):
+        _convert(folder, place / _CONVERTED_FILES[0])
+    record = {name: _sha256(place / name) for name in _CONVERTED_FILES}
+    (place / "record.json").write_text(json.dumps(record), encoding="utf-8")
 
 
 def _convert(folder: Path, target: Path) -> None:
     """Trace the torch model without padding mask (texts run unpadded) and save it with fp16 weights."""
-    import logging
-    import warnings
-
     openvino = _import_openvino()
     import torch
     from transformers import AutoModel
-    from transformers.utils import logging as transformers_logging
 
     class Unpadded(torch.nn.Module):
         def __init__(self, inner: torch.nn.Module) -> None:
@@ -336,24 +376,46 @@ def _convert(folder: Path, target: Path) -> None:
             pooler = output.get("pooler_output")
             return (output.last_hidden_state,) if pooler is None else (output.last_hidden_state, pooler)
 
+    with torch.no_grad():
+        inner: Any = AutoModel.from_pretrained(str(folder), local_files_only=True, attn_implementation="sdpa").eval()
+        example = {"input_ids": torch.ones((1, 8), dtype=torch.long)}
+        shape = [("input_ids", [-1, -1], openvino.Type.i64)]
+        openvino.save_model(openvino.convert_model(Unpadded(inner), example_input=example, input=shape), target)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back the chatter of the libraries while a model is loaded: warnings, progress bars, load reports."""
+    import logging
+    import warnings
+
+    from transformers.utils import logging as transformers_logging
+
     logger = logging.getLogger("transformers")
     level = logger.level
     bars = transformers_logging.is_progress_bar_enabled()
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # tracer and deprecation chatter of the libraries; equality is tested instead
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         logger.setLevel(logging.ERROR)
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         try:
-            inner: Any = AutoModel.from_pretrained(
-                str(folder), local_files_only=True, attn_implementation="sdpa"
-            ).eval()
-            example = {"input_ids": torch.ones((1, 8), dtype=torch.long)}
-            shape = [("input_ids", [-1, -1], openvino.Type.i64)]
-            openvino.save_model(openvino.convert_model(Unpadded(inner), example_input=example, input=shape), target)
+            yield
         finally:
             logger.setLevel(level)
             if bars:
                 transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Say which model it was that a library could not load; libraries raise what they like on bad files."""
+    try:
+        yield
+    except (RagError, MemoryError):
+        raise
+    except Exception as error:
+        found = " ".join(str(error).split())[:300]
+        raise ModelError(f"the model in {folder} cannot be used ({type(error).__name__}: {found})") from error
 
 
 def _import_openvino() -> Any:
@@ -372,13 +434,39 @@ def _is_bert(folder: Path) -> bool:
 
 
 def _pooling(folder: Path) -> str:
+    """How a model says its tokens are pooled (sentence-transformers' name); the mean where it does not say."""
     path = folder / "1_Pooling" / "config.json"
     config = _json(path) if path.is_file() else {}
-    return "cls" if config.get("pooling_mode_cls_token") or config.get("pooling_mode") == "cls" else "mean"
+    old_style = {
+        name.removeprefix("pooling_mode_").removesuffix("_token").removesuffix("_tokens")
+        for name, chosen in config.items()
+        if name.startswith("pooling_mode_") and chosen is True
+    }
+    mode = config.get("pooling_mode", sorted(old_style) or "mean")
+    return "+".join(map(str, mode)) if isinstance(mode, list) else str(mode)
+
+
+def _prefix(folder: Path, *roles: str) -> str:
+    """What a model wants to read before a text of a role, by the names that sentence-transformers uses."""
+    path = folder / "config_sentence_transformers.json"
+    prompts = (_json(path) if path.is_file() else {}).get("prompts") or {}
+    if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
+        raise ModelError(f"{path} has prompts that are not text")
+    return next((prompts[role] for role in roles if role in prompts), "")
+
+
+def _check_modules(name: str, folder: Path) -> None:
+    """Refuse a model whose vectors need more than pooling and unit length: without the rest they would be others."""
+    path = folder / "modules.json"
+    if not path.is_file():
+        return
+    kinds = {str(module.get("type", "")).rsplit(".", 1)[-1] for module in _list_of_objects(path)}
+    if more := kinds - {"Transformer", "Pooling", "Normalize"}:
+        raise ModelError(f"{name} ends in a layer of its own ({', '.join(sorted(more))}), which is not supported here")
 
 
 def _revision(name: str, folder: Path) -> str:
-    """The bundled model's checksum (checked at load), the hub commit, or the checksum of a local folder's weights."""
+    """The bundled model's checksum (checked at load), the hub commit, or a checksum of a local folder's files."""
     if name == BUNDLED_NAME:
         return BUNDLED_WEIGHTS_SHA256
     if folder.parent.name == "snapshots":
@@ -386,7 +474,8 @@ def _revision(name: str, folder: Path) -> str:
     weights = sorted(path for path in folder.iterdir() if path.suffix in {".safetensors", ".bin"})
     if not weights:
         raise ModelError(f"{folder} holds no weights; expected model.safetensors")
-    return hashlib.sha256("".join(_sha256(path) for path in weights).encode()).hexdigest()
+    parts = [*weights, folder / "config.json", folder / "tokenizer.json"]
+    return hashlib.sha256("".join(_sha256(path) for path in parts).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:
@@ -398,13 +487,28 @@ def _sha256(path: Path) -> str:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot read {path}: {error}") from error
+    value = _read_json(path)
     if not isinstance(value, dict):
         raise ModelError(f"{path} holds {type(value).__name__}, expected a JSON object")
     return value
+
+
+def _list_of_objects(path: Path) -> list[dict[str, Any]]:
+    value = _read_json(path)
+    if not isinstance(value, list) or not all(isinstance(one, dict) for one in value):
+        raise ModelError(f"{path} holds {type(value).__name__}, expected a JSON list of objects")
+    return value
+
+
+def _read_json(path: Path) -> object:
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_JSON_BYTES + 1)
+        if len(data) > _MAX_JSON_BYTES:
+            raise ModelError(f"{path} is larger than {_MAX_JSON_BYTES:,} bytes; expected a small settings file")
+        return json.loads(data)
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"cannot read {path}: {error}") from error
 
 
 def _unit(vectors: Floats) -> Floats:

@@ -27,6 +27,7 @@ Codes = NDArray[np.uint8]
 
 CODE_BITS = 128
 _OVERLAP_SHARE = 0.15  # of the score is term overlap even in text the encoder reads well (docs/benchmarks.md)
+_BLOCK_PASSAGES = 128  # compared in one product: 34 MB of signs where each has 512 tokens
 _CARRY = 0.5  # of a sentence's missing match is lent by the sentence before it: "He" and "it" refer back
 
 
@@ -77,6 +78,8 @@ class SignCodec:
         if not data or len(data) % (4 * dimension) or len(data) // (4 * dimension) % 8 != 1:
             raise IndexCorruptError("the index's token codec has a wrong size; run: rag ingest --rebuild")
         table = np.frombuffer(data, dtype="<f4").reshape(dimension, -1).astype(np.float32)
+        if not np.isfinite(table).all():
+            raise IndexCorruptError("the index's token codec holds no finite numbers; run: rag ingest --rebuild")
         return cls(table[:, 0].copy(), np.ascontiguousarray(table[:, 1:]))
 
 
@@ -174,10 +177,11 @@ class Interaction:
         overlap = np.array([_overlap(question, term_set(passage.text[a:b])) for a, b in spans])
         if question.known == 0 or not spans:
             return overlap
+        similarities = self._similarities(question, passage)
         best = np.stack(
             [
-                row.max(axis=0) if len(row) else np.zeros(len(question.weights))
-                for row in (self._similarities(question, passage)[chosen] for chosen in self._tokens_of(passage, spans))
+                similarities[chosen].max(axis=0) if len(chosen) else np.zeros(len(question.weights))
+                for chosen in self._tokens_of(passage, spans)
             ]
         )
         lent = np.maximum(best[1:], (1 - _CARRY) * best[1:] + _CARRY * best[:-1])
@@ -185,7 +189,10 @@ class Interaction:
         return np.asarray(question.known * matched + (1 - question.known) * overlap)
 
     def matches(self, question: Question, passage: Passage, span: tuple[int, int]) -> list[Match]:
-        """Which words of the question matched which words of a span of a passage, in question order."""
+        """Which words of the question matched which words of a span of a passage, in question order.
+
+        Weights are shares of the span's score: they add up to 1 at most.
+        """
         found = _term_matches(question, passage.text, span) if question.known < 1 else []
         if question.known > 0:
             found += self._token_matches(question, passage, span)
@@ -200,22 +207,27 @@ class Interaction:
         best = similarities.argmax(axis=0)
         return [
             Match(
-                int(a), int(b), int(offsets[row][0]), int(offsets[row][1]), float(weight), float(similarities[row, i])
+                int(a),
+                int(b),
+                int(offsets[row][0]),
+                int(offsets[row][1]),
+                weight=question.known * float(weight),
+                similarity=max(0.0, min(1.0, float(similarities[row, i]))),
             )
             for i, ((a, b), row, weight) in enumerate(zip(question.offsets, best, question.weights, strict=True))
             if weight > 0
         ]
 
     def _max_similarities(self, question: Question, passages: Sequence[Passage]) -> NDArray[np.float64]:
-        """Weighted MaxSim of many passages in one product."""
-        lengths = np.array([len(passage.codes) for passage in passages])
+        """Weighted MaxSim of many passages, a block of them in one product."""
         scores = np.zeros(len(passages))
-        filled = np.flatnonzero(lengths)
-        if len(filled):
-            codes = np.concatenate([passage.codes for passage in passages if len(passage.codes)])
-            similarities = self._signs(codes) @ question.tokens.T
-            starts = np.concatenate(([0], np.cumsum(lengths[filled])[:-1]))
-            scores[filled] = np.maximum.reduceat(similarities, starts, axis=0) @ question.weights
+        filled = [index for index, passage in enumerate(passages) if len(passage.codes)]
+        for first in range(0, len(filled), _BLOCK_PASSAGES):
+            block = filled[first : first + _BLOCK_PASSAGES]
+            codes = [passages[index].codes for index in block]
+            similarities = self._signs(np.concatenate(codes)) @ question.tokens.T
+            starts = np.cumsum([0, *map(len, codes[:-1])])
+            scores[block] = np.maximum.reduceat(similarities, starts, axis=0) @ question.weights
         return scores
 
     def _similarities(self, question: Question, passage: Passage) -> Floats:
@@ -254,9 +266,12 @@ def _term_matches(question: Question, text: str, span: tuple[int, int]) -> list[
     places: dict[str, tuple[int, int]] = {}
     for term, start, end in located_terms(text[span[0] : span[1]]):
         places.setdefault(term, (span[0] + start, span[0] + end))
+    asked: dict[str, tuple[int, int]] = {}  # a term counts once, however often the question repeats it
+    for term, start, end in located_terms(question.text):
+        asked.setdefault(term, (start, end))
     return [
-        Match(start, end, *places[term], (1 - question.known) * question.term_weights[term], 1.0)
-        for term, start, end in located_terms(question.text)
+        Match(*asked[term], *places[term], (1 - question.known) * weight, 1.0)
+        for term, weight in question.term_weights.items()
         if term in places
     ]
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from retrieval.dense import DenseIndex, refresh
 from retrieval.encoder import Encoder, passage_input
+from retrieval.errors import IndexMismatchError
 from retrieval.interaction import Interaction, Passage, Question, SignCodec
 from retrieval.records import EncoderSpec, Hit, Place
 from retrieval.rerank import rerank
@@ -54,17 +55,20 @@ class Retriever:
         return self._interaction
 
     def search(self, question: str, *, k: int) -> Retrieved:
-        """The k best hits; fewer where the index has fewer texts. Raises EmptyTextError on a blank question."""
+        """The k best hits; fewer where the index has fewer texts.
+
+        Raises EmptyTextError on a blank question, TextTooLongError on one the encoder cannot read whole,
+        IndexMismatchError when the index was built anew with another encoder meanwhile.
+        """
+        if k < 1:
+            raise ValueError(f"k must be at least 1, not {k}")
         started = time.perf_counter()
         with self._store.snapshot():
-            if refresh(self._store, self._dense):
-                self._load()
+            self._follow()
             asked = self._interaction.question(question)
             encoded = time.perf_counter()
             # where the encoder cannot read the question, its order means little, so more of it is looked at
-            candidates = round(self._candidates / max(asked.known, 0.1))
-            scores, ids = self._dense.search(asked.vector[None, :], max(k, candidates))
-            groups = _by_text(ids[0].tolist(), scores[0].tolist(), self._store.chunks_of_embeddings(ids[0].tolist()))
+            groups = self._groups(asked, max(k, round(self._candidates / max(asked.known, 0.1))), k=k)
             searched = time.perf_counter()
             passages = self._passages([group.chunks[0] for group in groups])
         ranked = self._rank(asked, groups, passages)[:k]
@@ -79,6 +83,29 @@ class Retriever:
                 "rerank": 1000 * (done - searched),
             },
         )
+
+    def _follow(self) -> None:
+        """Take over what another process has published since the last look."""
+        if self._store.generation == self._dense.generation:
+            return
+        built_with, spec = self._store.manifest.encoder, self._encoder.spec
+        if built_with != spec:
+            raise IndexMismatchError(
+                f"the index was built anew with encoder '{built_with.name}' ({built_with.dimension}-d) while "
+                f"'{spec.name}' ({spec.dimension}-d) was searching it; start again"
+            )
+        refresh(self._store, self._dense)
+        self._load()
+
+    def _groups(self, question: Question, candidates: int, *, k: int) -> list[_Group]:
+        """Candidates by dense score, at least k different texts where the index has as many."""
+        while True:
+            scores, ids = self._dense.search(question.vector[None, :], candidates)
+            found = self._store.chunks_of_embeddings(ids[0].tolist())
+            groups = _by_text(ids[0].tolist(), scores[0].tolist(), found)
+            if len(groups) >= k or candidates >= self._dense.size:
+                return groups
+            candidates *= 4  # one text stands under many headings: a licence in every file
 
     def _load(self) -> None:
         """Read what the current generation of the index says of its words and token codes."""

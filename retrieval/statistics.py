@@ -16,6 +16,11 @@ from retrieval.analyze import term_bucket
 from retrieval.errors import IndexCorruptError
 
 _BUCKETS = 1 << 20
+# As if twenty more chunks had been read, and each word in one of them: in a corpus of three chunks, "not in it" must
+# not outweigh all that is. Measured on squad1_dev in an index of 1, 2 or 5 paragraphs, questions refused of those they
+# answer: .19, .10, .02 without, .03, .03, .02 with it (AUC .999, .997, .999 either way); no difference from 100 on.
+_PSEUDO_CHUNKS = 20
+_MAX_VOCABULARY = 1 << 22
 _HEADER = np.dtype([("chunks", "<i8"), ("vocabulary", "<i8"), ("buckets", "<i8")])
 
 
@@ -43,25 +48,25 @@ class Statistics:
         return self._idf(self._terms[[term_bucket(term, _BUCKETS) for term in terms]])
 
     def _idf(self, found: NDArray[np.int32]) -> NDArray[np.float64]:
-        inside = np.clip(found, 0, self.chunks)
-        return np.asarray(np.log1p((self.chunks - inside + 0.5) / (inside + 0.5)), dtype=np.float64)
+        inside = np.clip(found, 0, self.chunks) + 1
+        chunks = self.chunks + _PSEUDO_CHUNKS
+        return np.asarray(np.log1p((chunks - inside + 0.5) / (inside + 0.5)), dtype=np.float64)
 
     def dump(self) -> bytes:
         """The counts as compressed bytes."""
         header = np.array([(self.chunks, len(self._tokens), _BUCKETS)], dtype=_HEADER).tobytes()
         body = self._tokens.astype("<i4").tobytes() + self._terms.astype("<i4").tobytes()
-        return header + zlib.compress(body, level=1)
+        return zlib.compress(header + body, level=1)  # zlib's checksum covers all of it
 
     @classmethod
     def load(cls, data: bytes) -> Statistics:
         """Read what dump wrote. Raises IndexCorruptError on anything else."""
         try:
-            chunks, vocabulary, buckets = np.frombuffer(data, dtype=_HEADER, count=1)[0].tolist()
-            size = 4 * (vocabulary + buckets)
-            if buckets != _BUCKETS or not 0 < vocabulary < 1 << 22:
-                raise ValueError(f"{buckets} buckets, {vocabulary} tokens")  # noqa: TRY301 - one except for all damage
-            body = zlib.decompressobj().decompress(data[_HEADER.itemsize :], size)
-            counts = np.frombuffer(body, dtype="<i4", count=vocabulary + buckets).astype(np.int32)
+            table = _decompress(data)
+            chunks, vocabulary, buckets = np.frombuffer(table, dtype=_HEADER, count=1)[0].tolist()
+            counts = np.frombuffer(table, dtype="<i4", offset=_HEADER.itemsize).astype(np.int32)
+            if buckets != _BUCKETS or len(counts) != vocabulary + buckets or vocabulary < 1 or chunks < 0:
+                raise ValueError(f"{chunks} chunks, {vocabulary} tokens, {buckets} buckets")  # noqa: TRY301 - one except for all damage
         except (ValueError, zlib.error) as error:
             raise IndexCorruptError(
                 f"the index's word statistics cannot be read ({error}); run: rag ingest --rebuild"
@@ -70,3 +75,13 @@ class Statistics:
         made.chunks = chunks
         made._tokens, made._terms = counts[:vocabulary].copy(), counts[vocabulary:].copy()
         return made
+
+
+def _decompress(data: bytes) -> bytes:
+    """All of what was compressed, its checksum compared; never more than the largest table there can be."""
+    largest = _HEADER.itemsize + 4 * (_MAX_VOCABULARY + _BUCKETS)
+    worker = zlib.decompressobj()
+    table = worker.decompress(data, largest + 1)
+    if len(table) > largest or not worker.eof or worker.unused_data:
+        raise ValueError("wrong length")
+    return table

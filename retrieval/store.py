@@ -635,6 +635,7 @@ class Writer:
         self,
         *,
         roots: Sequence[str],
+        sources: Sequence[tuple[str, str]] = (),
         manifest: IndexManifest | None = None,
         blobs: Mapping[str, bytes] | None = None,
         drop_unreferenced: bool = True,
@@ -642,7 +643,8 @@ class Writer:
     ) -> int:
         """Make what is staged visible and what is removed vanish, in one transaction. Returns the new generation.
 
-        Failures recorded earlier under the given `roots` are replaced. A manifest with another encoder or chunking than
+        Failures recorded earlier under the given `roots`, and of the given `sources` (root, source), are replaced; the
+        roots are recorded as folders that were ingested whole. A manifest with another encoder or chunking than
         the published one is accepted only if every document was staged anew (IndexMismatchError otherwise).
         `rewrite_dense` writes the search file even if the change is small.
         """
@@ -656,7 +658,7 @@ class Writer:
                 self._connection.execute("BEGIN IMMEDIATE")
                 generation = int(_load_setting(self._connection, "generation")) + 1
                 replaced = self._publish_documents(generation, manifest)
-                self._publish_failures(roots)
+                self._publish_failures(roots, sources)
                 for name, data in (blobs or {}).items():
                     self.put_blob(name, data)
                 if drop_unreferenced:
@@ -715,10 +717,12 @@ class Writer:
             )
         return manifest.encoder != before.encoder
 
-    def _publish_failures(self, roots: Sequence[str]) -> None:
+    def _publish_failures(self, roots: Sequence[str], sources: Sequence[tuple[str, str]]) -> None:
         for root in roots:
             self._execute("INSERT OR IGNORE INTO roots VALUES (?)", (_pack(root),))
             self._execute("DELETE FROM failures WHERE root = ?", (_pack(root),))
+        for root, source in sources:
+            self._execute("DELETE FROM failures WHERE root = ? AND source = ?", (_pack(root), _pack(source)))
         for failure in self._failures:
             row = (failure.root, failure.source, failure.reason, failure.advice)
             self._execute("INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?)", tuple(map(_pack, row)))

@@ -114,9 +114,13 @@ def _print_facts(facts: Mapping[str, object], console: Console) -> None:
     for name, rows in lists.items():
         console.print()
         console.print(f"{name}: {len(rows):,}", style="bold", soft_wrap=True)
-        listed = table(*rows[0])
+        common = {column for column in rows[0] if len(rows) > 1 and len({str(row.get(column)) for row in rows}) == 1}
+        for column in sorted(common):  # said once; the other columns need the room
+            console.print(f"{column}: {_shown(rows[0].get(column))}", style="dim", soft_wrap=True)
+        columns = [column for column in rows[0] if column not in common]
+        listed = table(*columns)
         for row in rows:
-            listed.add_row(*(Text(_shown(row.get(column))) for column in rows[0]))
+            listed.add_row(*(Text(_shown(row.get(column))) for column in columns))
         console.print(listed)
 
 
@@ -140,7 +144,7 @@ def _shown(value: object) -> str:
     from app.cli.text import visible
 
     match value:
-        case None | [] | ():
+        case None | [] | () | "":
             return "none"
         case bool():
             return "yes" if value else "no"

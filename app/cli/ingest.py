@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
     from ingest.records import IngestReport
 
+NAMES, ROWS = 3, 20
+"""How many failed files are named for one reason, and how many reasons."""
 KEPT = "what was stored before stays; run the same command again to go on"
 
 
@@ -113,11 +115,11 @@ def _print_report(report: IngestReport, console: Console) -> None:
     rate = f", {report.tokens / report.seconds:,.0f} tokens/s" if report.tokens and report.seconds > 0 else ""
     console.print(summary)
     console.print()
-    console.print(
+    work = (
         f"{report.chunks:,} chunks: {report.embedded:,} embedded, {report.duplicates:,} duplicates; "
-        f"{report.tokens:,} tokens in {duration(report.seconds)}{rate}",
-        soft_wrap=True,
+        f"{report.tokens:,} tokens in {duration(report.seconds)}{rate}"
     )
+    console.print(work if report.chunks else f"nothing to embed, in {duration(report.seconds)}", soft_wrap=True)
     if report.missing:
         console.print()
         console.print(f"{len(report.missing):,} gone from disk and kept; remove them with --prune:", style="bold")
@@ -127,19 +129,24 @@ def _print_report(report: IngestReport, console: Console) -> None:
 
 
 def _print_failures(report: IngestReport, console: Console) -> None:
+    """One row a reason: a folder of photographs can hold thousands of files that all fail alike."""
     from rich.text import Text
 
     from app.cli.text import visible
 
     if not report.failures:
         return
-    shown = table("failed", "why", "what to do")
+    alike: dict[tuple[str, str], list[str]] = {}
     for failure in report.failures:
-        shown.add_row(
-            Text(visible(failure.source)), Text(visible(failure.reason)), Text(visible(failure.advice), style="dim")
-        )
+        alike.setdefault((failure.reason, failure.advice), []).append(visible(failure.source))
+    shown = table("failed", "why", "what to do")
+    for (reason, advice), names in list(alike.items())[:ROWS]:
+        more = [f"and {len(names) - NAMES:,} more"] if len(names) > NAMES else []
+        shown.add_row(Text("\n".join(names[:NAMES] + more)), Text(visible(reason)), Text(visible(advice), style="dim"))
     console.print()
     console.print(shown)
+    if len(alike) > ROWS or any(len(names) > NAMES for names in alike.values()):
+        console.print("rag index info lists every one", style="dim")
 
 
 def _print_skipped(report: IngestReport, console: Console) -> None:

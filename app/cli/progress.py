@@ -69,7 +69,7 @@ class Reporter:
         rate = (progress.done - self._stage_done) / max(now - self._stage_begun, 1e-9)
         if rate <= 0:
             return line
-        line += f", {rate:,.0f}/s" if rate >= 10 else f", {rate:.1f}/s"
+        line += f", {_speed(rate, unit)}"
         if progress.total is None:
             return line
         return f"{line}, {duration(max(progress.total - progress.done, 0) / rate)} left"
@@ -92,13 +92,13 @@ def _bars(console: Console) -> Bars:
     class Rate(ProgressColumn):
         def render(self, task: object) -> Text:
             speed: float | None = getattr(task, "speed", None)
-            return Text("" if not speed else f"{speed:,.0f}/s" if speed >= 10 else f"{speed:.1f}/s", style="dim")
+            return Text(_speed(speed, getattr(task, "fields", {})["unit"]) if speed else "", style="dim")
 
     return Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=30),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[unit]}", markup=False),
+        TextColumn("{task.fields[unit]} ", markup=False),
         Rate(),
         TimeRemainingColumn(compact=True),
         console=console,
@@ -123,6 +123,10 @@ def waiting(console: Console, doing: str, *, lines: bool = True) -> Iterator[Non
             timer.join()
         if status:
             status.stop()
+
+
+def _speed(rate: float, unit: str) -> str:
+    return f"{rate:,.0f} {unit}/s" if rate >= 10 else f"{rate:.1f} {unit}/s"
 
 
 def duration(seconds: float) -> str:

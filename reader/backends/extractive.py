@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from reader.reader import REFUSAL, LookUp, question_language
 from reader.records import Answer, Citation, ReaderInfo, WordMatch
 from retrieval.errors import RagError
+from retrieval.graphemes import Graphemes
 from retrieval.interaction import Interaction
 from retrieval.records import Hit
 from retrieval.retriever import Retrieved
@@ -27,7 +28,7 @@ _NEARLY = 0.6  # of the best sentence's score is what a second sentence must rea
 MIN_EVIDENCE_READ = 0.45
 MIN_EVIDENCE_TERMS = 0.26
 MAX_QUOTE_CHARS = 1200
-"""A longer "sentence" (a log, a table row) is cut down to the lines that matched."""
+"""A longer "sentence" (a log, a table, minified code) is read and quoted in pieces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,7 @@ class ExtractiveReader:
 
     def read(self, retrieved: Retrieved) -> Answer:
         """The best sentences, quoted with [n] markers, or an abstention when the best passage matches too little."""
-        evidence = max(0.0, min(1.0, retrieved.hits[0].score)) if retrieved.hits else 0.0
+        evidence = self._evidence(retrieved)
         answer = Answer(
             question=retrieved.question.text,
             text=REFUSAL[question_language(retrieved.question.text)],
@@ -82,6 +83,11 @@ class ExtractiveReader:
             matches=tuple(self._explain(retrieved, chosen)),
         )
 
+    def _evidence(self, retrieved: Retrieved) -> float:
+        """The best passage's match. Not the hit's score: an index without token codes ranks by another measure."""
+        scores = self._interaction.score(retrieved.question, retrieved.passages[:PASSAGES_READ])
+        return float(scores.clip(0, 1).max(initial=0))
+
     def _needed(self, known: float) -> float:
         if self._min_evidence is not None:
             return self._min_evidence
@@ -90,16 +96,19 @@ class ExtractiveReader:
     def choose(self, retrieved: Retrieved) -> list[Candidate]:
         """The sentences to quote, best first; neighbours are joined into one quote."""
         ranked = sorted(self._candidates(retrieved), key=lambda one: -one.score)
-        if not ranked:
-            return []
-        good = [one for one in ranked[: self._max_sentences] if one.score >= _NEARLY * ranked[0].score]
+        good: list[Candidate] = []
+        for one in ranked:
+            if len(good) == self._max_sentences or one.score < _NEARLY * ranked[0].score:
+                break
+            if not any(_same(one, other, retrieved.hits) for other in good):
+                good.append(one)
         return _joined(good, [hit.text for hit in retrieved.hits])
 
     def _candidates(self, retrieved: Retrieved) -> list[Candidate]:
         found = []
         read = zip(retrieved.hits[:PASSAGES_READ], retrieved.passages[:PASSAGES_READ], strict=True)
         for index, (hit, passage) in enumerate(read):
-            spans = sentences(hit.text)
+            spans = [piece for start, end in sentences(hit.text) for piece in _pieces(hit.text, start, end)]
             scores = self._interaction.score_spans(retrieved.question, passage, spans)
             found += [
                 Candidate(float(score) + _PASSAGE_SHARE * hit.score, index, start, end)
@@ -142,6 +151,37 @@ class ExtractiveReader:
                 retrieved.question, retrieved.passages[one.hit], (one.start, one.end)
             )
         ]
+
+
+def _pieces(text: str, start: int, end: int) -> list[tuple[int, int]]:
+    """A sentence, cut where it is longer than a quote may be: at the last line end, else white space, else anywhere."""
+    pieces = []
+    graphemes = Graphemes(text)
+    while end - start > MAX_QUOTE_CHARS:
+        furthest = start + MAX_QUOTE_CHARS
+        cut = max(text.rfind("\n", start, furthest), text.rfind("\r", start, furthest)) + 1
+        if cut <= start:
+            cut = text.rfind(" ", start, furthest) + 1
+        if cut <= start:
+            cut = next((at for at in range(furthest, start, -1) if graphemes.is_boundary(at)), furthest)
+        pieces.append((start, cut))
+        start = cut
+    stripped = [
+        (left + len(piece) - len(piece.lstrip()), left + len(piece.rstrip()))
+        for left, right in [*pieces, (start, end)]
+        for piece in [text[left:right]]
+    ]
+    return [(left, right) for left, right in stripped if left < right]
+
+
+def _same(one: Candidate, other: Candidate, hits: Sequence[Hit]) -> bool:
+    """Whether two candidates quote the same: chunks overlap, and documents repeat one another."""
+    left, right = hits[one.hit], hits[other.hit]
+    if left.text[one.start : one.end] == right.text[other.start : other.end]:
+        return True
+    if left.doc_id != right.doc_id:
+        return False
+    return left.start + one.start < right.start + other.end and right.start + other.start < left.start + one.end
 
 
 def _joined(chosen: Sequence[Candidate], texts: Sequence[str]) -> list[Candidate]:

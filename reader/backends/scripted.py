@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from reader.backends.base import Generation
@@ -25,6 +26,9 @@ class ScriptedBackend:
         """The next scripted answer, cut at `max_tokens` words. Raises ModelError when the script is over."""
         if len(self.asked) >= len(self._answers):
             raise ModelError(f"the script holds {len(self._answers)} answers; a further one was asked for")
-        words = self._answers[len(self.asked)].split(" ")
+        answer = self._answers[len(self.asked)]
         self.asked.append((system, user))
-        return Generation(" ".join(words[:max_tokens]), self.count_tokens(f"{system} {user}"), len(words[:max_tokens]))
+        ends = [word.end() for word in re.finditer(r"\S+", answer)]
+        if len(ends) > max_tokens:
+            answer = answer[: ends[max_tokens - 1]] if max_tokens > 0 else ""
+        return Generation(answer, self.count_tokens(f"{system} {user}"), self.count_tokens(answer))

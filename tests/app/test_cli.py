@@ -595,11 +595,11 @@ def test_progress_without_a_terminal_is_a_line_every_two_seconds():
             clock.now = done * 0.1
             report(Progress("encoding", done, 200, "chunks"))
     assert shown.getvalue().splitlines() == [
-        "encoding: 10/200 chunks, 10/s, 19 s left",
-        "encoding: 30/200 chunks, 10/s, 17 s left",
-        "encoding: 50/200 chunks, 10/s, 15 s left",
-        "encoding: 70/200 chunks, 10/s, 13 s left",
-        "encoding: 90/200 chunks, 10/s, 11 s left",
+        "encoding: 10/200 chunks, 10 chunks/s, 19 s left",
+        "encoding: 30/200 chunks, 10 chunks/s, 17 s left",
+        "encoding: 50/200 chunks, 10 chunks/s, 15 s left",
+        "encoding: 70/200 chunks, 10 chunks/s, 13 s left",
+        "encoding: 90/200 chunks, 10 chunks/s, 11 s left",
     ]
 
 
@@ -620,7 +620,7 @@ def test_progress_with_an_unknown_total():
         report(Progress("reading", 0, None, "files"))
         clock.now = 4.0
         report(Progress("reading", 6, None, "files"))
-    assert shown.getvalue() == "reading: 6 files, 1.5/s\n"
+    assert shown.getvalue() == "reading: 6 files, 1.5 files/s\n"
 
 
 def test_progress_on_a_terminal_is_a_bar_that_goes_away():

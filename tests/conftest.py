@@ -1,0 +1,120 @@
+"""Shared by all tests: the bundled encoder, converted once a session, and a tiny random model for everything else."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from retrieval.encoder import OpenVinoEncoder, SentenceTransformerEncoder
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def model_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder for converted models that lives as long as the session."""
+    return tmp_path_factory.mktemp("model-cache")
+
+
+@pytest.fixture(scope="session")
+def encoder(model_cache: Path) -> OpenVinoEncoder:
+    """The bundled encoder as users without a GPU have it."""
+    from retrieval.encoder import BUNDLED_NAME, OpenVinoEncoder, load_encoder
+
+    loaded = load_encoder(BUNDLED_NAME, cache=model_cache)
+    assert isinstance(loaded, OpenVinoEncoder)
+    return loaded
+
+
+@pytest.fixture(scope="session")
+def torch_encoder(encoder: OpenVinoEncoder) -> SentenceTransformerEncoder:
+    """The same model through sentence-transformers."""
+    from retrieval.encoder import SentenceTransformerEncoder, model_folder
+
+    return SentenceTransformerEncoder(model_folder(encoder.spec.name), encoder.spec)
+
+
+@pytest.fixture(scope="session")
+def save_tiny_model() -> Callable[..., Path]:
+    """Writes a random one-layer model with a word tokenizer into a folder, as its authors would publish it."""
+
+    def save(
+        folder: Path,
+        *,
+        model_type: str = "bert",
+        modules: tuple[str, ...] = ("Transformer", "Pooling", "Normalize"),
+        pooling: dict[str, object] | None = None,
+        prompts: dict[str, str] | None = None,
+        seed: int = 0,
+        **options: object,
+    ) -> Path:
+        import torch
+        from tokenizers import Tokenizer
+        from tokenizers.models import WordPiece
+        from tokenizers.normalizers import BertNormalizer
+        from tokenizers.pre_tokenizers import BertPreTokenizer
+        from tokenizers.processors import TemplateProcessing
+        from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+
+        special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+        words = special + [chr(code) for code in range(ord("a"), ord("z") + 1)]
+        words += [f"##{word}" for word in words[len(special) :]] + ["query", "passage", ":", "[", "]", "the", "cat"]
+        tokenizer = Tokenizer(WordPiece({word: index for index, word in enumerate(words)}, unk_token="[UNK]"))  # noqa: S106 - a token of text
+        tokenizer.normalizer = BertNormalizer()
+        tokenizer.pre_tokenizer = BertPreTokenizer()
+        tokenizer.post_processor = TemplateProcessing("[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+        names = {f"{word[1:-1].lower()}_token": word for word in special}
+        PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+        sizes = {
+            "vocab_size": len(words), "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2,
+            "intermediate_size": 64, "max_position_embeddings": 48, "pad_token_id": 0,
+        }  # fmt: skip
+        torch.manual_seed(seed)
+        AutoModel.from_config(AutoConfig.for_model(model_type, **(sizes | options))).save_pretrained(folder)
+        listed = [
+            {"idx": n, "name": str(n), "path": "" if kind == "Transformer" else f"{n}_{kind}",
+             "type": f"sentence_transformers.models.{kind}"}
+            for n, kind in enumerate(modules)
+        ]  # fmt: skip
+        (folder / "modules.json").write_text(json.dumps(listed), encoding="utf-8")
+        for module in listed[1:]:
+            (folder / module["path"]).mkdir()
+        mode = {"pooling_mode": "mean"} if pooling is None else pooling
+        (folder / "1_Pooling" / "config.json").write_text(json.dumps({"embedding_dimension": 32, **mode}))
+        if prompts is not None:
+            (folder / "config_sentence_transformers.json").write_text(json.dumps({"prompts": prompts}))
+        return folder
+
+    return save
+
+
+@pytest.fixture
+def fresh_python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs Python as a new user would: a home of its own and nothing inherited but PATH."""
+
+    def run(*arguments: str, check: bool = True, **environ: str) -> subprocess.CompletedProcess[str]:
+        home = tmp_path / "home"
+        home.mkdir(exist_ok=True)
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            cwd=ROOT,
+            env={"PATH": os.environ["PATH"], "HOME": str(home), **environ},
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=120,
+            check=False,
+        )
+        assert not check or done.returncode == 0, done.stderr
+        return done
+
+    return run

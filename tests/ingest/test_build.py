@@ -1,0 +1,725 @@
+"""The ingest loop: what it encodes, keeps, replaces, removes and reports, run after run, stopped and killed."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from doubles import HashEncoder
+
+from ingest.build import Settings, document_id, forget_documents, ingest
+from ingest.records import IngestReport, Progress
+from retrieval.encoder import Encoded
+from retrieval.errors import IndexMismatchError
+from retrieval.interaction import SignCodec
+from retrieval.langchain import RagVectorStore
+from retrieval.records import ChunkingSpec
+from retrieval.retriever import STATISTICS_BLOB, codec_blob
+from retrieval.statistics import Statistics
+from retrieval.store import DATABASE, Store
+
+CHUNKING = ChunkingSpec(max_tokens=40, overlap=0.1)
+ENGLISH = ("the", "cat", "sat", "mat", "while", "rain", "fell", "over", "seven", "quiet", "hills", "nobody", "winter")
+
+
+class CountingEncoder(HashEncoder):
+    """Remembers every text it was given; may raise after some."""
+
+    def __init__(self, *, fail_after: int | None = None, **options: object) -> None:
+        super().__init__(**options)
+        self.texts: list[str] = []
+        self.fail_after = fail_after
+
+    def encode(self, texts: Sequence[str], *, query: bool = False) -> Iterator[Encoded]:
+        for text in texts:
+            if self.fail_after is not None and len(self.texts) >= self.fail_after:
+                raise RuntimeError("the power went out")
+            self.texts.append(text)
+            yield from super().encode([text], query=query)
+
+
+@dataclass
+class Bench:
+    """A folder of documents and an index beside it."""
+
+    docs: Path
+    index: Path
+    encoder: CountingEncoder = field(default_factory=CountingEncoder)
+    chunking: ChunkingSpec = CHUNKING
+    max_file_bytes: int = 1_000_000
+    loads: int = 0
+    progress: list[Progress] = field(default_factory=list)
+
+    def write(self, **texts: str) -> None:
+        for name, text in texts.items():
+            (self.docs / f"{name}.txt").write_text(text, encoding="utf-8", newline="")
+
+    def settings(self) -> Settings:
+        return Settings(self.encoder.spec, self.chunking, self.max_file_bytes, "2026-01-01T00:00:00+00:00", {})
+
+    def run(self, *paths: Path, stop: Callable[[], bool] = lambda: False, **options: bool) -> IngestReport:
+        def make() -> CountingEncoder:
+            self.loads += 1
+            return self.encoder
+
+        self.encoder.texts.clear()
+        self.loads = 0
+        self.progress.clear()
+        return ingest(
+            list(paths) or [self.docs],
+            folder=self.index,
+            settings=self.settings(),
+            make_encoder=make,
+            report=self.progress.append,
+            stop=stop,
+            **options,
+        )
+
+    def sources(self) -> list[str]:
+        with Store.open(self.index) as store:
+            return [row.source for row in store.documents()]
+
+    def chunk_ids(self) -> dict[str, list[str]]:
+        """Source -> ids of its chunks, in order."""
+        with Store.open(self.index) as store:
+            found: dict[str, list[str]] = {}
+            for chunks in store.chunks_of_embeddings(store.live_embeddings()).values():
+                for one in chunks:
+                    found.setdefault(one.source, []).append(one.chunk.chunk_id)
+        return {source: sorted(ids) for source, ids in sorted(found.items())}
+
+    def text(self, source: str) -> str | None:
+        with Store.open(self.index) as store:
+            document = store.document(document_id(str(self.docs), source))
+            return document.text if document else None
+
+    def generation(self) -> int:
+        with Store.open(self.index) as store:
+            return store.generation
+
+    def statistics(self) -> bytes | None:
+        with Store.open(self.index) as store:
+            return store.blob(STATISTICS_BLOB)
+
+    def problems(self) -> list[str]:
+        with Store.open(self.index) as store:
+            return store.verify()
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    return Bench(docs.resolve(), tmp_path / "index")
+
+
+@pytest.fixture(autouse=True)
+def no_common_text(monkeypatch) -> None:
+    """Encoder calls are counted here, so that none should be for texts of others."""
+    monkeypatch.setattr("ingest.build._ENOUGH_TOKENS", 0)
+
+
+def prose(seed: int, words: int = 60) -> str:
+    """Text of a few chunks, different for every seed."""
+    chance = random.Random(seed)  # noqa: S311 - the same text every time
+    return " ".join(f"{chance.choice(ENGLISH)}{'.' if n % 9 == 8 else ''}" for n in range(words)) + f" number{seed}."
+
+
+def after(calls: int) -> Callable[[], bool]:
+    """A stop that says yes from its n-th question on."""
+    asked = iter(range(10**9))
+    return lambda: next(asked) >= calls
+
+
+# ---- the ordinary life of an index -----------------------------------------------------------------------------------
+
+
+def test_the_first_ingest_stores_everything(bench):
+    bench.write(a=prose(1), b=prose(2))
+    report = bench.run()
+    assert (report.added, report.changed, report.unchanged, report.failures) == (("a.txt", "b.txt"), (), 0, ())
+    assert report.chunks == report.embedded == len(bench.encoder.texts) > 2
+    assert report.duplicates == 0
+    assert report.tokens > 120
+    assert not report.interrupted
+    assert bench.text("a.txt") == prose(1)
+    assert bench.problems() == []
+    assert bench.generation() == 1
+
+
+def test_an_unchanged_folder_costs_no_encoder_and_no_generation(bench):
+    bench.write(a=prose(1), b=prose(2))
+    bench.run()
+    report = bench.run()
+    assert (report.added, report.changed, report.unchanged) == ((), (), 2)
+    assert (bench.loads, bench.encoder.texts, report.embedded) == (0, [], 0)
+    assert bench.generation() == 1
+
+
+def test_a_changed_file_replaces_its_chunks_and_no_others(bench):
+    bench.write(a=prose(1, 200), b=prose(2))
+    bench.run()
+    before = bench.chunk_ids()
+    bench.write(a=prose(3, 50))
+    report = bench.run()
+    assert (report.added, report.changed, report.unchanged) == ((), ("a.txt",), 1)
+    after_change = bench.chunk_ids()
+    assert after_change["b.txt"] == before["b.txt"]
+    assert len(after_change["a.txt"]) < len(before["a.txt"])
+    assert bench.text("a.txt") == prose(3, 50)
+    assert bench.problems() == []
+
+
+def test_other_bytes_under_the_same_time_and_size_are_noticed(bench):
+    bench.write(a="one two three.")
+    times = (1_700_000_000, 1_700_000_000)
+    os.utime(bench.docs / "a.txt", times)
+    bench.run()
+    bench.write(a="one two seven.")
+    os.utime(bench.docs / "a.txt", times)
+    assert bench.run().changed == ("a.txt",)
+    assert bench.text("a.txt") == "one two seven."
+
+
+def test_the_same_bytes_under_another_time_are_skipped(bench):
+    bench.write(a=prose(1))
+    bench.run()
+    os.utime(bench.docs / "a.txt", (1, 1))
+    assert bench.run().unchanged == 1
+    assert bench.loads == 0
+
+
+def test_a_text_seen_before_is_not_encoded_again_after_a_change(bench):
+    bench.write(a=prose(1), b=prose(2))
+    bench.run()
+    bench.write(a=prose(2))
+    report = bench.run()
+    assert report.changed == ("a.txt",)
+    assert bench.encoder.texts == []
+
+
+def test_a_file_that_is_gone_is_missing_until_it_is_pruned(bench):
+    bench.write(a=prose(1), b=prose(2))
+    bench.run()
+    (bench.docs / "a.txt").unlink()
+    report = bench.run()
+    assert (report.missing, report.pruned) == (("a.txt",), ())
+    assert bench.sources() == ["a.txt", "b.txt"]
+    assert bench.generation() == 1
+    report = bench.run(prune=True)
+    assert (report.missing, report.pruned) == ((), ("a.txt",))
+    assert bench.sources() == ["b.txt"]
+    assert bench.problems() == []
+
+
+def test_prune_touches_its_own_root_only(bench, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    bench.write(a=prose(1), b=prose(2))
+    (other / "a.txt").write_text(prose(3), encoding="utf-8")
+    (other / "b.txt").write_text(prose(4), encoding="utf-8")
+    bench.run(bench.docs)
+    bench.run(other)
+    (bench.docs / "a.txt").unlink()
+    (other / "a.txt").unlink()
+    assert bench.run(other, prune=True).pruned == ("a.txt",)
+    with Store.open(bench.index) as store:
+        left = [(Path(row.root).name, row.source) for row in store.documents()]
+        assert left == [("docs", "a.txt"), ("docs", "b.txt"), ("other", "b.txt")]
+        assert store.roots() == sorted([str(bench.docs), str(other)])
+
+
+def test_naming_one_file_says_nothing_of_its_neighbours(bench):
+    bench.write(a=prose(1), b=prose(2))
+    bench.run()
+    (bench.docs / "b.txt").unlink()
+    bench.write(a=prose(3))
+    report = bench.run(bench.docs / "a.txt", prune=True)
+    assert (report.changed, report.missing, report.pruned) == (("a.txt",), (), ())
+    assert bench.sources() == ["a.txt", "b.txt"]
+
+
+def test_ids_do_not_depend_on_order_or_time(bench, tmp_path):
+    bench.write(a=prose(1), b=prose(2))
+    bench.run(bench.docs / "b.txt")
+    bench.run()
+    grown = bench.chunk_ids()
+    bench.run(rebuild=True)
+    assert bench.chunk_ids() == grown
+    scratch = replace(bench, index=tmp_path / "scratch")
+    scratch.run()
+    assert scratch.chunk_ids() == grown
+
+
+def test_exact_duplicates_are_encoded_once_and_both_are_citable(bench):
+    bench.write(a=prose(1), copy=prose(1))
+    report = bench.run()
+    assert report.added == ("a.txt", "copy.txt")
+    assert report.embedded == report.duplicates == len(bench.encoder.texts) == report.chunks // 2
+    with Store.open(bench.index) as store:
+        for places in store.chunks_of_embeddings(store.live_embeddings()).values():
+            assert [one.source for one in places] == ["a.txt", "copy.txt"]
+            assert places[0].chunk.chunk_id != places[1].chunk.chunk_id
+            assert places[0].chunk.text == places[1].chunk.text
+
+
+def test_removing_one_of_two_duplicates_keeps_the_other(bench):
+    bench.write(a=prose(1), copy=prose(1))
+    bench.run()
+    (bench.docs / "a.txt").unlink()
+    bench.run(prune=True)
+    with Store.open(bench.index) as store:
+        assert [row.source for row in store.documents()] == ["copy.txt"]
+        assert len(store.live_embeddings()) == len(bench.chunk_ids()["copy.txt"])
+    assert bench.problems() == []
+
+
+# ---- bad input -------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_to_ingest_makes_no_index(bench, tmp_path):
+    report = bench.run()
+    assert [failure.source for failure in report.failures] == ["."]
+    assert not bench.index.exists()
+    report = bench.run(tmp_path / "nowhere")
+    assert [failure.source for failure in report.failures] == ["nowhere"]
+    assert "cannot be found" in report.failures[0].reason
+    assert not bench.index.exists()
+
+
+def test_a_failing_file_is_reported_and_its_earlier_version_stays(bench):
+    bench.write(a=prose(1), b=prose(2))
+    bench.run()
+    (bench.docs / "a.txt").write_bytes(b"\x00\x01\xff" * 100)
+    report = bench.run(prune=True)
+    assert [failure.source for failure in report.failures] == ["a.txt"]
+    assert "version ingested before is kept" in report.failures[0].reason
+    assert (report.changed, report.missing, report.pruned) == ((), (), ())
+    assert bench.text("a.txt") == prose(1)
+    with Store.open(bench.index) as store:
+        assert store.failures() == list(report.failures)
+    generation = bench.generation()
+    bench.run()
+    assert bench.generation() == generation, "the same failure again is no news"
+    bench.write(a=prose(3))
+    assert bench.run().failures == ()
+    with Store.open(bench.index) as store:
+        assert store.failures() == []
+
+
+def test_a_file_over_the_cap_is_kept(bench):
+    bench.write(a=prose(1), b=prose(2))
+    bench.run()
+    bench.max_file_bytes = 1000
+    bench.write(a=prose(1, 1000))
+    report = bench.run(prune=True)
+    assert "too large" in report.failures[0].reason
+    assert (report.pruned, report.missing) == ((), ())
+    assert bench.text("a.txt") == prose(1)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_that_cannot_be_read_is_not_pruned(bench):
+    (bench.docs / "inner").mkdir()
+    (bench.docs / "inner" / "x.txt").write_text(prose(1), encoding="utf-8")
+    bench.write(a=prose(2))
+    bench.run()
+    (bench.docs / "inner").chmod(0)
+    try:
+        report = bench.run(prune=True)
+    finally:
+        (bench.docs / "inner").chmod(0o755)
+    assert (report.pruned, report.missing) == ((), ())
+    assert bench.sources() == ["a.txt", "inner/x.txt"]
+
+
+def test_a_folder_that_fails_to_list_is_not_pruned(bench, monkeypatch):
+    (bench.docs / "inner").mkdir()
+    (bench.docs / "inner" / "x.txt").write_text(prose(1), encoding="utf-8")
+    bench.write(a=prose(2))
+    bench.run()
+    scandir = os.scandir
+
+    def refuse(path: str) -> Iterator[os.DirEntry[str]]:
+        if str(path).endswith("inner"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    report = bench.run(prune=True)
+    assert [failure.source for failure in report.failures] == ["inner"]
+    assert (report.pruned, report.missing) == ((), ())
+    assert bench.sources() == ["a.txt", "inner/x.txt"]
+
+
+def test_a_root_that_is_gone_is_not_pruned(bench, tmp_path):
+    bench.write(a=prose(1))
+    bench.run()
+    bench.docs.rename(tmp_path / "moved")
+    report = bench.run(prune=True)
+    assert [failure.source for failure in report.failures] == ["docs"]
+    assert report.pruned == ()
+    assert bench.sources() == ["a.txt"]
+
+
+# ---- other settings --------------------------------------------------------------------------------------------------
+
+
+def test_another_encoder_is_a_clear_error(bench):
+    bench.write(a=prose(1))
+    bench.run()
+    bench.encoder = CountingEncoder(name="other-words", dimension=32)
+    bench.encoder.spec = replace(bench.encoder.spec, revision="2")
+    with pytest.raises(IndexMismatchError, match=r"'hashed-words' \(64-d.*'other-words' \(32-d.*--rebuild"):
+        bench.run()
+    assert bench.loads == 0
+    report = bench.run(rebuild=True)
+    assert (len(bench.encoder.texts), bench.problems()) == (report.chunks, [])
+    with Store.open(bench.index) as store:
+        assert store.manifest.encoder == bench.encoder.spec
+
+
+def test_another_chunk_size_needs_a_rebuild_and_then_equals_an_index_from_scratch(bench, tmp_path):
+    bench.write(a=prose(1, 300), b=prose(2, 300))
+    bench.run()
+    bench.chunking = replace(CHUNKING, max_tokens=80)
+    with pytest.raises(IndexMismatchError, match=r"max_tokens 40 \(now 80\).*--rebuild"):
+        bench.run()
+    report = bench.run(rebuild=True)
+    assert report.changed == ("a.txt", "b.txt")
+    scratch = replace(bench, index=tmp_path / "scratch")
+    scratch.run()
+    assert bench.chunk_ids() == scratch.chunk_ids()
+    assert bench.statistics() == scratch.statistics()
+    assert bench.problems() == []
+
+
+def test_a_rebuild_of_one_root_takes_the_others_along(bench, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "x.txt").write_text(prose(3), encoding="utf-8")
+    bench.write(a=prose(1))
+    bench.run()
+    bench.run(other)
+    bench.chunking = replace(CHUNKING, max_tokens=20)
+    bench.run(rebuild=True)
+    assert bench.sources() == ["a.txt", "x.txt"]
+    assert bench.problems() == []
+
+
+def test_a_rebuild_does_not_widen_a_file_to_its_folder(bench):
+    bench.write(a=prose(1), secret=prose(2))
+    bench.run(bench.docs / "a.txt")
+    bench.run(bench.docs / "a.txt", rebuild=True)
+    assert bench.sources() == ["a.txt"]
+
+
+@pytest.mark.parametrize("loss", ["damaged", "gone", "root gone"])
+def test_a_rebuild_keeps_what_cannot_be_read_any_more(bench, loss, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "x.txt").write_text(prose(3, 300), encoding="utf-8")
+    bench.write(a=prose(1), b=prose(2))
+    bench.run()
+    bench.run(other)
+    if loss == "damaged":
+        (other / "x.txt").write_bytes(b"\x00\x01\xff" * 100)
+    elif loss == "gone":
+        (other / "x.txt").unlink()
+        (other / "y.txt").write_text(prose(9), encoding="utf-8")
+    else:
+        other.rename(tmp_path / "moved")
+    bench.chunking = replace(CHUNKING, max_tokens=20)
+    report = bench.run(rebuild=True)
+    assert (report.missing, report.pruned) == (("x.txt",) if loss == "gone" else (), ())
+    assert "x.txt" in bench.sources()
+    assert bench.problems() == []
+    with Store.open(bench.index) as store:
+        statistics = store.blob(STATISTICS_BLOB)
+        assert statistics is not None
+        assert Statistics.load(statistics).chunks == store.counts().chunks
+        assert store.document(document_id(str(other), "x.txt")).text == prose(3, 300)
+
+
+def test_a_rebuild_keeps_texts_that_came_from_no_file(bench):
+    bench.write(a=prose(1))
+    bench.run()
+    with Store.open(bench.index) as store:
+        RagVectorStore(store, bench.encoder).add_texts(["added by hand"], [{"n": 1}], ids=["one"])
+    statistics = bench.statistics()
+    bench.chunking = replace(CHUNKING, max_tokens=20)
+    report = bench.run(rebuild=True, prune=True)
+    assert (report.changed, report.pruned) == (("a.txt",), ())
+    with Store.open(bench.index) as store:
+        (kept,) = RagVectorStore(store, bench.encoder).get_by_ids(["one"])
+        assert (kept.page_content, kept.metadata) == ("added by hand", {"n": 1})
+        forget_documents(store, ["one"], settings=bench.settings(), encoder=bench.encoder)
+    bench.chunking = CHUNKING
+    bench.run(rebuild=True)
+    assert bench.statistics() == statistics
+    assert bench.problems() == []
+
+
+def test_a_rebuild_with_prune_drops_what_is_gone(bench):
+    bench.write(a=prose(1), b=prose(2))
+    bench.run()
+    (bench.docs / "a.txt").unlink()
+    assert bench.run(rebuild=True, prune=True).pruned == ("a.txt",)
+    assert bench.sources() == ["b.txt"]
+
+
+# ---- stopped, failed, killed -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def many(bench, monkeypatch) -> Bench:
+    """Forty documents in batches of four."""
+    monkeypatch.setattr("ingest.build._BATCH_TEXTS", 16)
+    bench.write(**{f"d{number:02d}": prose(number, 90) for number in range(40)})
+    return bench
+
+
+@pytest.mark.parametrize("questions", [1, 2, 40, 70, 100])
+def test_a_stopped_run_publishes_whole_documents_and_the_next_encodes_only_the_rest(many, questions, tmp_path):
+    report = many.run(stop=after(questions))
+    assert report.interrupted
+    assert list(report.added) == many.sources()
+    assert len(many.sources()) < 40
+    assert report.chunks == sum(map(len, many.chunk_ids().values()))
+    assert many.problems() == []
+    again = many.run()
+    assert not again.interrupted
+    assert len(many.sources()) == 40
+    assert again.unchanged == len(report.added)
+    with Store.open(many.index) as store:
+        assert len(many.encoder.texts) == store.counts().embeddings - report.embedded
+    scratch = replace(many, index=tmp_path / "scratch")
+    scratch.run()
+    assert many.statistics() == scratch.statistics()
+    assert many.problems() == []
+
+
+def test_a_stop_while_the_codec_is_fitted_leaves_no_codec_behind(many, tmp_path):
+    many.run(stop=after(3))
+    many.run()
+    scratch = replace(many, index=tmp_path / "scratch")
+    scratch.run()
+    name = codec_blob(many.encoder.spec)
+    with Store.open(many.index) as stopped, Store.open(scratch.index) as straight:
+        assert stopped.blob(name) == straight.blob(name)
+
+
+def test_a_stopped_rebuild_leaves_the_index_as_it_was(many):
+    many.run()
+    before, generation = many.chunk_ids(), many.generation()
+    many.chunking = replace(CHUNKING, max_tokens=25)
+    report = many.run(rebuild=True, stop=after(60))
+    assert (report.interrupted, report.changed) == (True, ())
+    assert (many.chunk_ids(), many.generation()) == (before, generation)
+    assert many.problems() == []
+    many.run(rebuild=True)
+    assert many.problems() == []
+
+
+def test_a_stopped_run_keeps_the_failures_it_did_not_come_to(many):
+    (many.docs / "z.txt").write_bytes(b"\x00\x01\xff" * 100)
+    many.run()
+    many.write(**{f"d{number:02d}": prose(number + 100, 90) for number in range(40)})
+    many.run(stop=after(20))
+    with Store.open(many.index) as store:
+        assert [failure.source for failure in store.failures()] == ["z.txt"]
+
+
+def test_an_exception_leaves_the_old_state_and_loses_no_more_than_the_last_texts(many):
+    many.write(extra=prose(1000))
+    many.run(many.docs / "extra.txt")
+    many.encoder.fail_after = 70
+    with pytest.raises(RuntimeError, match="power"):
+        many.run()
+    assert many.sources() == ["extra.txt"]
+    assert many.generation() == 1
+    before = set(many.encoder.texts)
+    many.encoder.fail_after = None
+    report = many.run()
+    assert len(report.added) == 40
+    assert report.unchanged == 1
+    twice = before & set(many.encoder.texts)
+    assert len(twice) <= 16, "only the batch at hand is encoded again"
+    assert many.problems() == []
+
+
+def test_one_large_document_is_committed_as_it_goes(bench, monkeypatch):
+    monkeypatch.setattr("ingest.build._COMMIT_TEXTS", 8)
+    bench.write(small=prose(1))
+    bench.run()
+    bench.write(large=prose(2, 3000))
+    bench.encoder.fail_after = 60
+    with pytest.raises(RuntimeError, match="power"):
+        bench.run()
+    bench.encoder.fail_after = None
+    report = bench.run()
+    assert report.added == ("large.txt",)
+    assert len(bench.encoder.texts) <= report.chunks - 60 + 8
+
+
+KILLED = """
+import sys, os, signal
+from pathlib import Path
+from doubles import HashEncoder
+from ingest.build import Settings, ingest
+from retrieval.records import ChunkingSpec
+import ingest.build
+ingest.build._BATCH_TEXTS = 16
+
+class Deadly(HashEncoder):
+    seen = 0
+    def encode(self, texts, *, query=False):
+        for text in texts:
+            if Deadly.seen == 70:
+                os.kill(os.getpid(), signal.SIGKILL)
+            Deadly.seen += 1
+            yield from super().encode([text])
+
+encoder = Deadly()
+settings = Settings(encoder.spec, ChunkingSpec(max_tokens=40, overlap=0.1), 1_000_000, "", {})
+ingest.build.ingest([Path(sys.argv[1])], folder=Path(sys.argv[2]), settings=settings, make_encoder=lambda: encoder,
+                    report=lambda _: None)
+"""
+
+
+def test_a_killed_run_leaves_the_old_state_and_what_was_committed(many):
+    many.write(extra=prose(1000))
+    many.run(many.docs / "extra.txt")
+    repository = Path(__file__).resolve().parents[2]
+    environ = {**os.environ, "PYTHONPATH": f"{repository}{os.pathsep}{repository / 'tests'}"}
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, many.docs, many.index], env=environ, timeout=60, check=False, capture_output=True
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert many.sources() == ["extra.txt"]
+    assert many.problems() == []
+    report = many.run()
+    assert len(report.added) == 40
+    assert len(many.encoder.texts) <= report.chunks - 70 + 16
+    assert many.problems() == []
+
+
+# ---- progress, statistics, deleting ----------------------------------------------------------------------------------
+
+
+def test_progress_follows_the_encoder_not_the_reading(many):
+    many.run()
+    shown = [one for one in many.progress if one.unit == "kB"]
+    assert [one.done for one in shown] == sorted(one.done for one in shown)
+    assert shown[-1].done == shown[-1].total
+    many.write(large=prose(2, 30_000))
+    many.run()
+    shown = [one for one in many.progress if one.unit == "kB"]
+    assert len({one.done for one in shown}) > 20, "one large file moves the bar as well"
+
+
+def test_progress_of_an_unchanged_folder_reaches_the_end(many):
+    many.run()
+    many.run()
+    assert many.progress[-1].done == many.progress[-1].total
+
+
+def test_the_index_after_many_changes_equals_one_from_scratch(bench, tmp_path):
+    chance = random.Random(7)  # noqa: S311 - the same changes every time
+    alive: set[str] = set()
+    for step in range(25):
+        name = f"f{chance.randrange(8)}"
+        match chance.randrange(4):
+            case 0 if name in alive and len(alive) > 1:
+                (bench.docs / f"{name}.txt").unlink()
+                alive.discard(name)
+            case 1 if name in alive:
+                os.utime(bench.docs / f"{name}.txt", (step, step))
+            case _:
+                bench.write(**{name: prose(chance.randrange(20), chance.randrange(20, 150))})
+                alive.add(name)
+        bench.run(prune=chance.random() < 0.7, stop=after(chance.randrange(1, 30)))
+    bench.run(prune=True)
+    scratch = replace(bench, index=tmp_path / "scratch")
+    scratch.run()
+    assert bench.chunk_ids() == scratch.chunk_ids()
+    assert bench.statistics() == scratch.statistics()
+    with Store.open(bench.index) as grown, Store.open(scratch.index) as straight:
+        assert grown.counts().embeddings == straight.counts().embeddings
+        for row, other in zip(grown.documents(), straight.documents(), strict=True):
+            assert row == other
+    assert bench.problems() == []
+
+
+def test_deleting_takes_a_document_out_of_the_statistics(bench, tmp_path):
+    bench.write(a=prose(1), b=prose(2))
+    bench.run()
+    with Store.open(bench.index) as store:
+        forget_documents(
+            store, [document_id(str(bench.docs), "a.txt")], settings=bench.settings(), encoder=bench.encoder
+        )
+    assert bench.sources() == ["b.txt"]
+    (bench.docs / "a.txt").unlink()
+    scratch = replace(bench, index=tmp_path / "scratch")
+    scratch.run()
+    assert bench.statistics() == scratch.statistics()
+    assert bench.problems() == []
+
+
+def test_token_codes_are_there_for_every_chunk(bench):
+    bench.write(a=prose(1), b=prose(2))
+    bench.run()
+    with Store.open(bench.index) as store:
+        live = store.live_embeddings()
+        codes = store.token_codes(live)
+        assert set(codes) == set(live.tolist())
+        codec = SignCodec.load(store.blob(codec_blob(bench.encoder.spec)), dimension=bench.encoder.spec.dimension)
+        assert {rows.shape[1] for rows in codes.values()} == {codec.bytes_per_token}
+        assert all(np.isin(rows, range(256)).all() for rows in codes.values())
+
+
+def test_a_codec_is_never_fitted_on_a_few_words(bench, monkeypatch):
+    monkeypatch.setattr("ingest.build._ENOUGH_TOKENS", 1000)
+    bench.write(a="just one note.")
+    report = bench.run()
+    assert report.embedded == 1
+    assert len(bench.encoder.texts) > 10
+    assert bench.sources() == ["a.txt"]
+    with Store.open(bench.index) as store:
+        assert store.counts().embeddings == 1
+
+
+def test_a_reader_sees_the_old_state_until_the_end(many):
+    many.run()
+    many.write(**{f"d{number:02d}": prose(number + 100, 90) for number in range(40)})
+    with Store.open(many.index) as reader:
+        generation = reader.generation
+        seen: list[tuple[int, str]] = []
+
+        def look() -> bool:
+            if len(seen) < 100:
+                seen.append((reader.generation, reader.documents()[0].content_hash))
+            return False
+
+        many.run(stop=look)
+        assert set(seen) == {(generation, seen[0][1])}
+        assert reader.generation == generation + 1
+
+
+def test_re_ingest_of_many_unchanged_files_is_quick(bench):
+    for number in range(300):
+        (bench.docs / f"n{number}.txt").write_text(prose(number, 30), encoding="utf-8")
+    bench.run()
+    started = time.perf_counter()
+    bench.run()
+    assert time.perf_counter() - started < 2
+    assert (bench.index / DATABASE).is_file()
