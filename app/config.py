@@ -26,7 +26,7 @@ NOT_SETTINGS = frozenset({"RAG_CONFIG", "RAG_TEST_DATA"})
 class Config:
     """Every setting, checked. Paths are absolute.
 
-    encoder, pooling: "" means the profile's own encoder; pooling is mean, cls or pooler.
+    encoder: "" means the profile's own; pooling is mean, cls, pooler, or auto for what the model says of itself.
     candidates is how many chunks are looked at before the best `top_k` are kept; never fewer than top_k.
     chunk_tokens counts all the encoder reads; chunk_overlap is a share of it in [0, 0.5].
     threads 0 = all cores; min_evidence None = the reader's own threshold, else in [0, 1].
@@ -39,7 +39,7 @@ class Config:
     cache: Path
     profile: str = "auto"
     encoder: str = ""
-    pooling: str = "mean"
+    pooling: str = "auto"
     device: str = "auto"
     reader: str = "auto"
     top_k: int = 5
@@ -118,7 +118,7 @@ SETTINGS: Mapping[str, Parse] = MappingProxyType(
         "cache": _path,
         "profile": _choice("auto", "embedded", "gpu"),
         "encoder": _model,
-        "pooling": _choice("mean", "cls", "pooler"),
+        "pooling": _choice("auto", "mean", "cls", "pooler"),
         "device": _choice("auto", "cpu", "cuda"),
         "reader": _choice("auto", "extractive", "zephyr"),
         "top_k": _number(int, 1, 1000),

@@ -163,7 +163,7 @@ class Pipeline:
             self.choice.encoder,
             cache=self._config.cache,
             device=self.choice.device,
-            pooling=pooling,
+            pooling="" if pooling == "auto" else pooling,
             threads=self._config.threads,
         )
 
@@ -172,7 +172,7 @@ class Pipeline:
         from retrieval.encoder import encoder_spec
 
         config = self._config
-        spec = encoder_spec(self.choice.encoder, pooling=config.pooling)
+        spec = encoder_spec(self.choice.encoder, pooling="" if config.pooling == "auto" else config.pooling)
         return Settings(
             encoder=spec,
             chunking=ChunkingSpec(

@@ -112,7 +112,8 @@ def ingest(
                 tally.interrupted = stop()
                 gone = [] if tally.interrupted else files.gone()
                 if not (rebuild and tally.interrupted):
-                    indexer.publish(files, [doc_id for _, _, doc_id in gone] if prune else [])
+                    pruned = [doc_id for _, _, doc_id in gone] if prune else []
+                    indexer.publish(files, [*pruned, *files.superseded()])
     if rebuild and tally.interrupted:
         tally.added, tally.changed = [], []
     seconds = time.perf_counter() - started
@@ -194,6 +195,7 @@ class _Files:
         self._read_ones: dict[tuple[str, str], str] = {}  # (root, source) -> doc_id of what was read this time
         self._done_bytes = self._waiting_bytes = 0
         self._total_bytes = sum(found.size for found in self._files)
+        tally.failures = [self._with_kept(failure) for failure in tally.failures]
 
     def changed(self) -> Iterator[Document]:
         """Documents that are new or have other bytes than last time, in order of discovery."""
@@ -212,7 +214,7 @@ class _Files:
         """For a rebuild: documents in the index that no file gives any more, as they are stored."""
         failed = {(failure.root, failure.source) for failure in self._tally.failures}
         anew = {doc_id for place, doc_id in self._read_ones.items() if place not in failed}
-        left_out = {doc_id for _, _, doc_id in self.gone()} if prune else set()
+        left_out = {*self.superseded(), *(doc_id for _, _, doc_id in self.gone() if prune)}
         for row in self._store.documents():
             if row.doc_id not in anew | left_out and (document := self._store.document(row.doc_id)):
                 yield document
@@ -235,8 +237,8 @@ class _Files:
         self.encoding(0.0)
 
     def sample(self) -> Iterator[Document]:
-        """Documents from all over the files, in an order that follows from their names alone."""
-        for found in sorted(self._files, key=lambda one: document_id(one.root, one.source)):
+        """Documents from all over the files, in an order that stays the same when their folder is moved."""
+        for found in sorted(self._files, key=lambda one: (document_id("", one.source), one.root)):
             try:
                 data = read_file(found, self._settings.max_file_bytes)
                 yield _document(found, data, hashlib.sha256(data).hexdigest())
@@ -257,6 +259,17 @@ class _Files:
             if (root, source) not in there and not any((root, above) in failed for above in _with_parents(source))
         ]
 
+    def superseded(self) -> list[str]:
+        """Documents of files that this run has read under another root: a file is in the index once."""
+        if self._tally.interrupted:
+            return []
+        failed = {(failure.root, failure.source) for failure in self._tally.failures}
+        now = {f"{root}/{source}": doc_id for (root, source), doc_id in self._read_ones.items()}
+        for root, source in failed:
+            now.pop(f"{root}/{source}", None)
+        before = ((row.doc_id, f"{row.root}/{row.source}") for row in self._store.documents())
+        return [doc_id for doc_id, path in before if now.get(path, doc_id) != doc_id]
+
     def failures(self) -> tuple[set[Failure], set[Failure]]:
         """What the index says now of the failures among what this run looked at, and what it is to say."""
         places = self.places()
@@ -276,7 +289,7 @@ class _Files:
         return {*self._read_ones, *failed, *(_split(root) for root in self.roots)}
 
     def _read(self, found: FoundFile) -> Document | None:
-        doc_id, known_hash = self._stored[found.root].get(found.source, ("", ""))
+        _, known_hash = self._stored[found.root].get(found.source, ("", ""))
         try:
             data = read_file(found, self._settings.max_file_bytes)
             content_hash = hashlib.sha256(data).hexdigest()
@@ -285,9 +298,18 @@ class _Files:
                 return None
             return _document(found, data, content_hash)
         except ParseError as error:
-            kept = " (the version ingested before is kept)" if doc_id else ""
-            self._tally.failures.append(Failure(found.root, found.source, error.reason + kept, error.advice))
+            failure = Failure(found.root, found.source, error.reason, error.advice)
+            self._tally.failures.append(self._with_kept(failure))
             return None
+
+    def _with_kept(self, failure: Failure) -> Failure:
+        """Say what becomes of the earlier version of a file, or of the documents of a root, that cannot be read."""
+        stored = self._stored.get(failure.root, {})
+        if failure.source in stored:
+            return replace(failure, reason=f"{failure.reason} (the version ingested before is kept)")
+        if failure.source == "." and stored:
+            return replace(failure, reason=f"{failure.reason} (documents ingested before are kept: {len(stored):,})")
+        return failure
 
 
 class _Indexer:
@@ -405,19 +427,17 @@ class _Indexer:
         """Key -> embedding id of every text; of fewer when the run is stopped meanwhile."""
         ids = self._writer.known(list(inputs), with_codes=True)
         new = [key for key in inputs if key not in ids]
-        fresh = [key for key in new if key not in self._sampled]
-        encoding = tools.encoder.encode([inputs[key] for key in fresh])
-        ready = ((key, self._sampled.pop(key)) for key in new if key in self._sampled)
-        for source in (ready, zip(fresh, encoding, strict=True)):
-            for key, encoded in source:
-                codes = tools.codec.encode(encoded.tokens)
-                ids[key] = self._writer.add_embeddings([key], encoded.vector[None, :], [codes])[0]
-                self._tally.embedded += 1
-                if self._tally.embedded % _COMMIT_TEXTS == 0:
-                    self._writer.commit_batch()
-                encoded_share(len(ids) / len(inputs))
-                if self._stop():
-                    return ids
+        fresh = iter(tools.encoder.encode([inputs[key] for key in new if key not in self._sampled]))
+        for key in new:  # in the order of the documents, so that a stopped run has whole ones
+            encoded = self._sampled.pop(key) if key in self._sampled else next(fresh)
+            codes = tools.codec.encode(encoded.tokens)
+            ids[key] = self._writer.add_embeddings([key], encoded.vector[None, :], [codes])[0]
+            self._tally.embedded += 1
+            if self._tally.embedded % _COMMIT_TEXTS == 0:
+                self._writer.commit_batch()
+            encoded_share(len(ids) / len(inputs))
+            if self._stop():
+                break
         return ids
 
     def _forget(self, tools: _Tools, doc_id: str) -> None:

@@ -276,7 +276,7 @@ class _Packer:
         starts |= headings.keys() | whole_starts
         starts.update(self._after_line(span.end) for span in whole)
         starts.update(span.start for span in spans if span.kind == "page")
-        kept = self._valid(sorted(starts), 0, len(text))
+        kept = self._valid(sorted(starts), 0, len(text), Grain.BLOCK)
         totals = self._ruler.totals([*kept, len(text)])
         edges = zip(kept, [*kept[1:], len(text)], totals, totals[1:], strict=False)
         return [Unit(*edge, Grain.BLOCK, edge[0] in headings, edge[0] in whole_starts) for edge in edges]
@@ -298,7 +298,7 @@ class _Packer:
 
     def _cut(self, unit: Unit, grain: Grain) -> list[Unit]:
         """A unit as units of one finer grain; a single one where that grain has no cut inside it."""
-        kept = self._valid(self._starts(unit, grain), unit.start, unit.end, tear=grain is Grain.SHRED)
+        kept = self._valid(self._starts(unit, grain), unit.start, unit.end, grain)
         totals = self._ruler.totals([*kept, unit.end])
         edges = zip(kept, [*kept[1:], unit.end], totals, totals[1:], strict=False)
         return [Unit(*edge, grain, unit.heading and edge[0] == unit.start) for edge in edges]
@@ -314,12 +314,17 @@ class _Packer:
             return (cut for match in _WHITE.finditer(text, start, end) for cut in range(*match.span(), step))
         return self._ruler.atoms(start, end)
 
-    def _valid(self, starts: Iterable[int], start: int, end: int, *, tear: bool = False) -> list[int]:
-        """Positions where a cut keeps token counts true and graphemes whole (unless `tear`); first of all `start`."""
+    def _valid(self, starts: Iterable[int], start: int, end: int, grain: Grain) -> list[int]:
+        """Positions where a cut keeps token counts true and graphemes whole (but for shreds); first of all `start`."""
+        is_cut, is_boundary = self._ruler.is_cut, self._graphemes.is_boundary
+        between_atoms, anywhere = grain < Grain.SENTENCE, grain is Grain.SHRED
         kept = [start]
         for position in starts:
-            inside = kept[-1] < position < end
-            if inside and self._ruler.is_cut(position) and (tear or self._graphemes.is_boundary(position)):
+            if (
+                kept[-1] < position < end
+                and (between_atoms or is_cut(position))
+                and (anywhere or is_boundary(position))
+            ):
                 kept.append(position)
         return kept
 

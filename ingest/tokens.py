@@ -17,10 +17,10 @@ from itertools import chain, repeat
 from typing import TYPE_CHECKING
 
 import numpy as np
-import regex
 from numpy.typing import NDArray
 
 from retrieval.encoder import clean
+from retrieval.graphemes import boundaries
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -35,7 +35,6 @@ _WORD_OR_GAP = re.compile(r"[^ \t\n\r]+|[ \t\n\r]{2,}|[\t\n\r]")
 _CJK_STOP = re.compile("[。！？；｡]")
 _UNMARKED = str.maketrans(dict.fromkeys(string.punctuation, " "))
 _ASCII_PARTS = re.compile(r"[A-Za-z0-9]+|[!-/:-@\[-`{-~]")
-_CLUSTER = regex.compile(r"\X")
 _SLICE_CHARS = 20_000  # a longer run without white space is tokenised in slices, to bound memory
 _MAX_KNOWN_WORDS = 500_000
 _CUT_UP = -1  # stands for the count of a word that is known by its pieces
@@ -140,7 +139,7 @@ class TokenCounter:
             edges = sorted({*range(0, len(word), self._step), *(stop.end() for stop in _CJK_STOP.finditer(word))})
             pieces = [word[a:b] for a, b in zip(edges, [*edges[1:], len(word)], strict=True)]
             self._tokenize(set(pieces).difference(self._known))
-            yield [(offset, self._known.get(piece, 0)) for offset, piece in zip(edges, pieces, strict=True)]
+            yield [(offset, self._known[piece]) for offset, piece in zip(edges, pieces, strict=True)]
 
 
 class BertTokenCounter(TokenCounter):
@@ -207,7 +206,7 @@ class BertTokenCounter(TokenCounter):
                     if tokens <= self._atom_tokens and end - start <= self._max_chars and index not in torn:
                         pieces.append((base + start, tokens))
                         continue
-                    clusters = clusters or [*(match.start() for match in _CLUSTER.finditer(word)), len(word)]
+                    clusters = clusters or boundaries(word)
                     for first, last in _steps(base + start, base + end, self._step, clusters):
                         pieces.append((first, self._bound(word[first:last])))
             yield pieces

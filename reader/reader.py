@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Protocol
 
@@ -27,7 +28,8 @@ class Reader(Protocol):
 
 
 def question_language(text: str) -> str:
-    """`zh` where a question is written in Chinese characters, `en` otherwise."""
-    ideographs = sum("\u4e00" <= letter <= "\u9fff" for letter in text)
-    kana = any("\u3040" <= letter <= "\u30ff" for letter in text)
-    return "zh" if ideographs and not kana and ideographs * 2 >= sum(map(str.isalpha, text)) else "en"
+    """`zh` where most words of a question are Chinese (of about 1.5 characters each), `en` otherwise."""
+    ideographs = len(re.findall("[\u4e00-\u9fff]", text))
+    other_words = len(re.findall("[^\\W\u4e00-\u9fff]+", text))
+    kana = re.search("[\u3040-\u30ff]", text)
+    return "zh" if ideographs and not kana and ideographs / 1.5 >= other_words else "en"

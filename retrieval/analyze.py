@@ -56,6 +56,11 @@ def _word_term(run: str) -> str:
     return "" if word in _STOP_WORDS else _stem(word)
 
 
+def is_stop_word(word: str) -> bool:
+    """Whether a word says little by itself, question words included."""
+    return word.lower() in _STOP_WORDS
+
+
 def term_bucket(term: str, buckets: int) -> int:
     """A stable hash of a term in [0, buckets)."""
     return zlib.crc32(term.encode("utf-8", "surrogatepass")) % buckets

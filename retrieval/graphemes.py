@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 
 import regex
 
-_CLUSTER = regex.compile(r"\X")
+# \X alone counts a row of regional indicators from its start again at each of them; a pair before another is one flag
+_CLUSTER = regex.compile(r"\p{GCB=Regional_Indicator}{2}(?=\p{GCB=Regional_Indicator})|\X")
 _LINE_END = regex.compile(r"\r\n|[\n\r]")
 _PLAIN_BELOW = "\u0300"  # below it only CR LF joins into one cluster
+
+
+def boundaries(text: str, start: int = 0, end: int | None = None) -> list[int]:
+    """Where clusters begin in text[start:end], and `end`; ascending. `start` must be a boundary itself."""
+    end = len(text) if end is None else end
+    found = [match.start() for match in _CLUSTER.finditer(text, start, end)]
+    found.append(end)
+    return found
 
 
 class Graphemes:
@@ -17,6 +26,7 @@ class Graphemes:
     def __init__(self, text: str) -> None:
         self._text = text
         self._line = range(0)
+        self._lines: list[int] = []  # where they start, and the end of the text
         self._boundaries: list[int] = []
 
     def is_boundary(self, position: int) -> bool:
@@ -36,10 +46,9 @@ class Graphemes:
 
     def _read_line(self, position: int) -> None:
         """Find every boundary of the line that holds a position; clusters never cross a line end."""
-        text = self._text
-        first = max(text.rfind("\n", 0, position), text.rfind("\r", 0, position)) + 1
-        end = _LINE_END.search(text, position)
-        last = end.start() if end else len(text)
-        self._line = range(first, last + 1)
-        self._boundaries = [match.start() for match in _CLUSTER.finditer(text, first, last)]
-        self._boundaries.append(last)
+        if not self._lines:
+            self._lines = [0, *(match.end() for match in _LINE_END.finditer(self._text)), len(self._text)]
+        line = bisect_right(self._lines, position)
+        first, last = self._lines[line - 1 : line + 1]
+        self._line = range(first, last)
+        self._boundaries = boundaries(self._text, first, last)

@@ -17,7 +17,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.analyze import located_terms, term_set, terms
+from retrieval.analyze import is_stop_word, located_terms, term_set, terms
 from retrieval.encoder import Encoder, clean, passage_input
 from retrieval.errors import EmptyTextError, IndexCorruptError
 from retrieval.statistics import Statistics
@@ -28,6 +28,7 @@ Codes = NDArray[np.uint8]
 CODE_BITS = 128
 _OVERLAP_SHARE = 0.15  # of the score is term overlap even in text the encoder reads well (docs/benchmarks.md)
 _BLOCK_PASSAGES = 128  # compared in one product: 34 MB of signs where each has 512 tokens
+_STOP_WORD_SHARE = 0.3  # of its idf is what a stop word of the question weighs
 _CARRY = 0.5  # of a sentence's missing match is lent by the sentence before it: "He" and "it" refer back
 
 
@@ -146,6 +147,9 @@ class Interaction:
         # a question mark is rare in most corpora, so its idf is high; it means nothing
         words = np.array([any(map(str.isalnum, text[a:b])) for a, b in encoded.offsets[inside]], dtype=bool)
         weights = np.where(unknown | ~words, 0.0, self._statistics.token_idf(ids))
+        # in a small corpus "how" and "who" are rare as well, and would outweigh the words that matter
+        stops = np.array([is_stop_word(text[a:b]) for a, b in encoded.offsets[inside]], dtype=bool)
+        weights = np.where(stops, _STOP_WORD_SHARE * weights, weights)
         found = list(dict.fromkeys(terms(text)))
         term_weights = self._statistics.term_idf(found)
         return Question(

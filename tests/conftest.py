@@ -14,6 +14,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from ingest.records import IngestReport
     from retrieval.encoder import OpenVinoEncoder, SentenceTransformerEncoder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -95,6 +96,34 @@ def save_tiny_model() -> Callable[..., Path]:
         return folder
 
     return save
+
+
+@pytest.fixture(scope="session")
+def put_in_index(encoder: OpenVinoEncoder) -> Callable[..., IngestReport]:
+    """Writes texts into files (None deletes one) and brings an index up to date with their folder."""
+    from ingest.build import Settings, ingest
+    from retrieval.records import ChunkingSpec
+
+    def put(folder: Path, index: Path, texts: dict[str, str | None], *, max_tokens: int = 512) -> IngestReport:
+        for name, text in texts.items():
+            file = folder / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if text is None:
+                file.unlink()
+            else:
+                file.write_bytes(text.encode())
+        settings = Settings(
+            encoder=encoder.spec,
+            chunking=ChunkingSpec(max_tokens=max_tokens),
+            max_file_bytes=1_000_000,
+            created_at="2026-01-01T00:00:00+00:00",
+            versions={},
+        )
+        return ingest(
+            [folder], folder=index, settings=settings, make_encoder=lambda: encoder, report=lambda _: None, prune=True
+        )
+
+    return put
 
 
 @pytest.fixture

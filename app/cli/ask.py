@@ -146,10 +146,15 @@ class _Desk:
 
 
 def print_answer(answer: Answer, console: Console, *, explain: bool = False) -> None:
-    """The answer, then every citation with its quote; for an abstention, where to look instead."""
-    console.print(_answer_text(answer), soft_wrap=not console.is_terminal)
-    for citation in answer.citations:
-        _print_citation(citation, answer.matches, console)
+    """The answer, then every citation with its quote; for an abstention, where to look instead.
+
+    An answer that is nothing but its quotes is shown once, as quotes.
+    """
+    quotes = " ".join(f"{citation.quote} [{citation.marker}]" for citation in answer.citations)
+    if answer.abstained or answer.text != quotes:
+        console.print(_answer_text(answer), soft_wrap=not console.is_terminal)
+    for number, citation in enumerate(answer.citations):
+        _print_citation(citation, answer.matches, console, first=number == 0 and answer.text == quotes)
     if answer.abstained and answer.hits:
         console.print()
         console.print("nearest passages, which may not answer it:", style="dim", soft_wrap=True)
@@ -169,7 +174,9 @@ def _answer_text(answer: Answer) -> Text:
     return shown
 
 
-def _print_citation(citation: Citation, matches: tuple[WordMatch, ...], console: Console) -> None:
+def _print_citation(
+    citation: Citation, matches: tuple[WordMatch, ...], console: Console, *, first: bool = False
+) -> None:
     from rich.padding import Padding
     from rich.text import Text
 
@@ -184,7 +191,8 @@ def _print_citation(citation: Citation, matches: tuple[WordMatch, ...], console:
         and citation.start <= match.start < match.end <= citation.end
     ]
     quote = marked(citation.quote, marks)
-    console.print()
+    if not first:
+        console.print()
     head = Text.assemble((f"[{citation.marker}]", "bold cyan"), " ", (where, "cyan"), (heading, "dim"))
     console.print(head, soft_wrap=True)
     if console.is_terminal:

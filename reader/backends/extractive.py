@@ -6,8 +6,10 @@ part. The best one is quoted, and a second one if it is nearly as good. Knows pa
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from reader.reader import REFUSAL, LookUp, question_language
 from reader.records import Answer, Citation, ReaderInfo, WordMatch
@@ -29,16 +31,23 @@ MIN_EVIDENCE_READ = 0.45
 MIN_EVIDENCE_TERMS = 0.26
 MAX_QUOTE_CHARS = 1200
 """A longer "sentence" (a log, a table, minified code) is read and quoted in pieces."""
+MAX_LIST_CHARS = 600
+"""A sentence that ends in a colon is quoted with what it announces, up to the next blank line, as far as this."""
+_BLANK_LINE = re.compile(r"(?:\r\n|\n|\r(?!\n))[ \t]*[\r\n]")
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A sentence that may answer: `hit` is a position in the hits, the span counts from the start of the hit's text."""
+    """A sentence: `hit` is a position in the hits, the span counts from the start of the hit's text.
+
+    `says` is False for what can point at an answer but is none: headings, questions, lines without words.
+    """
 
     score: float
     hit: int
     start: int
     end: int
+    says: bool = True
 
 
 class ExtractiveReader:
@@ -95,26 +104,39 @@ class ExtractiveReader:
 
     def choose(self, retrieved: Retrieved) -> list[Candidate]:
         """The sentences to quote, best first; neighbours are joined into one quote."""
-        ranked = sorted(self._candidates(retrieved), key=lambda one: -one.score)
+        found = self._candidates(retrieved)
+        ranked = sorted([one for one in found if one.says] or found, key=lambda one: -one.score)
         good: list[Candidate] = []
         for one in ranked:
             if len(good) == self._max_sentences or one.score < _NEARLY * ranked[0].score:
                 break
             if not any(_same(one, other, retrieved.hits) for other in good):
                 good.append(one)
-        return _joined(good, [hit.text for hit in retrieved.hits])
+        texts = [hit.text for hit in retrieved.hits]
+        return [_with_its_list(one, texts[one.hit]) for one in _joined(good, texts)]
 
     def _candidates(self, retrieved: Retrieved) -> list[Candidate]:
         found = []
         read = zip(retrieved.hits[:PASSAGES_READ], retrieved.passages[:PASSAGES_READ], strict=True)
         for index, (hit, passage) in enumerate(read):
-            spans = [piece for start, end in sentences(hit.text) for piece in _pieces(hit.text, start, end)]
+            headings = self._headings(hit)
+            spans = [piece for start, end in _sentences(hit.text, headings) for piece in _pieces(hit.text, start, end)]
             scores = self._interaction.score_spans(retrieved.question, passage, spans)
-            found += [
-                Candidate(float(score) + _PASSAGE_SHARE * hit.score, index, start, end)
-                for score, (start, end) in zip(scores, spans, strict=True)
-            ]
+            for score, (start, end) in zip(scores, spans, strict=True):
+                says = _says(hit.text[start:end]) and not any(a <= start and end <= b for a, b in headings)
+                found.append(Candidate(float(score) + _PASSAGE_SHARE * hit.score, index, start, end, says))
         return found
+
+    def _headings(self, hit: Hit) -> list[tuple[int, int]]:
+        """Where headings stand in a hit's text. In source code they are lines like others."""
+        document = self._look_up(hit.doc_id)
+        if document.media_type == "text/x-python":
+            return []
+        return [
+            (max(0, span.start - hit.start), min(len(hit.text), span.end - hit.start))
+            for span in document.spans
+            if span.kind == "heading" and span.start < hit.end and span.end > hit.start
+        ]
 
     def _cite(self, marker: int, hit: Hit, start: int, end: int) -> Citation:
         document = self._look_up(hit.doc_id)
@@ -153,6 +175,30 @@ class ExtractiveReader:
         ]
 
 
+def _sentences(text: str, headings: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Sentences of a passage; none reaches from a heading into the text below it."""
+    cuts = sorted({0, len(text), *(position for heading in headings for position in heading)})
+    return [span for start, end in pairwise(cuts) for span in sentences(text, start, end)]
+
+
+def _says(sentence: str) -> bool:
+    """Whether a sentence can be an answer by itself: it has words and asks nothing."""
+    return sum(map(str.isalnum, sentence)) > 1 and not sentence.rstrip("*_`\"'”’)）」』").endswith(("?", "？"))
+
+
+def _with_its_list(one: Candidate, text: str) -> Candidate:
+    """A sentence that ends in a colon together with the list or code it announces."""
+    if not text[one.start : one.end].endswith((":", "：")):
+        return one
+    first = one.end + len(text[one.end :]) - len(text[one.end :].lstrip())
+    blank = _BLANK_LINE.search(text, first)
+    end = blank.start() if blank else len(text)
+    if end - first > MAX_LIST_CHARS:
+        end = max(text.rfind("\n", first, first + MAX_LIST_CHARS), text.rfind("\r", first, first + MAX_LIST_CHARS))
+    end = first + len(text[first:end].rstrip()) if end > first else one.end
+    return replace(one, end=max(one.end, end))
+
+
 def _pieces(text: str, start: int, end: int) -> list[tuple[int, int]]:
     """A sentence, cut where it is longer than a quote may be: at the last line end, else white space, else anywhere."""
     pieces = []
@@ -185,12 +231,13 @@ def _same(one: Candidate, other: Candidate, hits: Sequence[Hit]) -> bool:
 
 
 def _joined(chosen: Sequence[Candidate], texts: Sequence[str]) -> list[Candidate]:
-    """Join sentences that stand side by side in the same passage; the order of the best stays."""
+    """Join sentences that stand side by side in the same paragraph; the order of the best stays."""
     joined: list[Candidate] = []
     for one in chosen:
         for index, other in enumerate(joined):
             left, right = sorted((one, other), key=lambda each: each.start)
-            if one.hit == other.hit and not texts[one.hit][left.end : right.start].strip():
+            between = texts[one.hit][left.end : right.start]
+            if one.hit == other.hit and not between.strip() and not _BLANK_LINE.search(between):
                 joined[index] = replace(other, start=left.start, end=right.end)
                 break
         else:

@@ -169,13 +169,7 @@ def test_ask_json_names_the_prompt_where_there_is_one(rag):
 
 def test_ask_for_people(rag):
     result = rag("ask", QUESTION)
-    assert result.stdout == (
-        "The else clause runs\nwhen no exception was raised. [1]\n"
-        "\n"
-        "[1] try.md:3  Try\n"
-        "    The else clause runs\n"
-        "    when no exception was raised.\n"
-    )
+    assert result.stdout == ("[1] try.md:3  Try\n    The else clause runs\n    when no exception was raised.\n")
     assert result.stderr == f"{EMBEDDED}\n"
 
 

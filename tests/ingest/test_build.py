@@ -248,6 +248,36 @@ def test_naming_one_file_says_nothing_of_its_neighbours(bench):
     assert bench.sources() == ["a.txt", "b.txt"]
 
 
+def test_a_file_is_in_the_index_once_whatever_root_it_was_given_under(bench):
+    inner = bench.docs / "inner"
+    inner.mkdir()
+    (inner / "x.txt").write_text(prose(1), encoding="utf-8")
+    bench.write(a=prose(2))
+    bench.run(inner)
+    assert bench.sources() == ["x.txt"]
+    report = bench.run()
+    assert (report.added, report.embedded) == (("a.txt", "inner/x.txt"), 2)
+    assert bench.sources() == ["a.txt", "inner/x.txt"]
+    bench.run(inner / "x.txt")
+    assert bench.sources() == ["a.txt", "x.txt"]
+    bench.run()
+    bench.run(rebuild=True)
+    assert bench.sources() == ["a.txt", "inner/x.txt"]
+    assert bench.problems() == []
+    with Store.open(bench.index) as store:
+        assert Statistics.load(store.blob(STATISTICS_BLOB)).chunks == store.counts().chunks
+
+
+def test_a_folder_that_lost_all_its_files_is_not_pruned(bench):
+    """It may be a disk that is not mounted."""
+    bench.write(a=prose(1))
+    bench.run()
+    (bench.docs / "a.txt").unlink()
+    report = bench.run(prune=True)
+    assert report.failures[0].reason.endswith("(documents ingested before are kept: 1)")
+    assert bench.sources() == ["a.txt"]
+
+
 def test_ids_do_not_depend_on_order_or_time(bench, tmp_path):
     bench.write(a=prose(1), b=prose(2))
     bench.run(bench.docs / "b.txt")
@@ -323,6 +353,7 @@ def test_a_file_over_the_cap_is_kept(bench):
     bench.write(a=prose(1, 1000))
     report = bench.run(prune=True)
     assert "too large" in report.failures[0].reason
+    assert "version ingested before is kept" in report.failures[0].reason
     assert (report.pruned, report.missing) == ((), ())
     assert bench.text("a.txt") == prose(1)
 
@@ -685,6 +716,18 @@ def test_token_codes_are_there_for_every_chunk(bench):
         codec = SignCodec.load(store.blob(codec_blob(bench.encoder.spec)), dimension=bench.encoder.spec.dimension)
         assert {rows.shape[1] for rows in codes.values()} == {codec.bytes_per_token}
         assert all(np.isin(rows, range(256)).all() for rows in codes.values())
+
+
+def test_the_codec_does_not_depend_on_where_the_folder_lies(bench, tmp_path, monkeypatch):
+    monkeypatch.setattr("ingest.build._SAMPLE_TOKENS", 150)
+    bench.write(**{f"d{number}": prose(number, 90) for number in range(10)})
+    bench.run()
+    moved = replace(bench, docs=tmp_path / "moved", index=tmp_path / "scratch")
+    bench.docs.rename(moved.docs)
+    moved.run()
+    name = codec_blob(bench.encoder.spec)
+    with Store.open(bench.index) as before, Store.open(moved.index) as after_move:
+        assert before.blob(name) == after_move.blob(name)
 
 
 def test_a_codec_is_never_fitted_on_a_few_words(bench, monkeypatch):

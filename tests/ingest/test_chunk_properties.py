@@ -156,12 +156,29 @@ def check_tokens(document: Document, chunks: Sequence[Chunk], spec: ChunkingSpec
         assert not exact or real == chunk.tokens
 
 
+def check_structure(document: Document, chunks: Sequence[Chunk], spec: ChunkingSpec, room: int) -> None:
+    """Nothing is repeated across a heading, and code and tables that fit are whole; where both stand on own lines."""
+    text = document.text
+    on_own_line = [span for span in document.spans if span.start == 0 or text[span.start - 1] in "\r\n"]
+    for span in on_own_line:
+        if span.kind == "heading":
+            assert not any(two.start < span.start <= one.end and two.start < one.end for one, two in pairwise(chunks))
+        elif span.kind != "page" and text[span.end : span.end + 1] in {"\r", "\n", ""}:
+            inner = text[span.start : span.end]
+            fits = upper_bound(inner) <= room and len(inner) + 2 <= spec.max_chars
+            assert not fits or any(chunk.start <= span.start and span.end <= chunk.end for chunk in chunks)
+
+
 def check(document: Document, spec: ChunkingSpec, prefix: str = "") -> list[Chunk]:
     chunks = Chunker(bundled(), spec, prefix=prefix).split(document)
     fixed = len(bundled().encode(prefix))
     check_cover(document, chunks, spec)
+    if not chunks:
+        return chunks
     check_tokens(document, chunks, spec, prefix)
-    check_graphemes(document, chunks, spec, spec.max_tokens - fixed - spec.max_tokens // 8)
+    room = spec.max_tokens - fixed - spec.max_tokens // 8
+    check_graphemes(document, chunks, spec, room)
+    check_structure(document, chunks, spec, room)
     return chunks
 
 
@@ -189,7 +206,7 @@ def test_the_contract_holds_for_plain_text(text: str, spec: ChunkingSpec) -> Non
 
 
 @pytest.mark.parametrize("piece", HOSTILE)
-@pytest.mark.parametrize("max_tokens", [16, 24, 64, 512])
+@pytest.mark.parametrize("max_tokens", [16, 64, 512])
 def test_every_hostile_piece_repeated(piece: str, max_tokens: int) -> None:
     for glue in ("", " "):
         text = glue.join([piece] * (1 + 700 // len(piece)))

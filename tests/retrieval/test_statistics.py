@@ -135,11 +135,11 @@ def test_a_table_that_contradicts_itself_is_refused(data):
 def test_a_decompression_bomb_is_not_unpacked():
     import tracemalloc
 
-    bomb = zlib.compress(b"\0" * 400_000_000, level=1)
+    bomb = zlib.compress(b"\0" * 100_000_000, level=1)
     tracemalloc.start()
     try:
         with pytest.raises(IndexCorruptError, match="wrong length"):
             Statistics.load(bomb)
-        assert tracemalloc.get_traced_memory()[1] < 100_000_000
+        assert tracemalloc.get_traced_memory()[1] < 60_000_000
     finally:
         tracemalloc.stop()
