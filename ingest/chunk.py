@@ -291,6 +291,8 @@ class _Packer:
             units = self._cut(unit, grain) if grain < unit.grain else []
             if len(units) > 1:
                 return units
+        if unit.grain > Grain.SHRED:  # nothing to cut: from now on it is taken as it is
+            return [unit._replace(grain=Grain.SENTENCE if unit.grain is Grain.BLOCK else Grain.SHRED)]
         raise TextTooLongError(
             f"the character at {unit.start} of {self._document.source!r} may have {unit.after - unit.before} tokens, "
             f"too many for a chunk of {self._spec.max_tokens}; raise max_tokens"

@@ -25,9 +25,8 @@ if TYPE_CHECKING:
 DATA = Path(os.environ.get("RAG_TEST_DATA") or Path(__file__).parents[2] / "../shared/data")
 MILLION = 1_000_000
 SMALL = ChunkingSpec(max_tokens=24, overlap=0.0)
-SENTENCES = [
-    f"Cat number {word} sat on the mat." for word in "one two three four five six seven eight nine ten".split()
-]
+NUMBERS = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
+SENTENCES = [f"Cat number {word} sat on the mat." for word in NUMBERS]
 # each of these sentences has 8 tokens: seven words and the full stop
 
 

@@ -199,6 +199,7 @@ def test_the_contract_holds_for_every_document(document: Document, spec: Chunkin
 @example("\ud800" * 600, ChunkingSpec(max_tokens=16))
 @example("한" * 700, ChunkingSpec(max_tokens=16))
 @example("\u3000" * 9000 + "a", ChunkingSpec(max_tokens=64))
+@example("\n\n" + "0" * 15, ChunkingSpec(max_tokens=16, max_chars=16))
 @example("a\r\nb" * 50, ChunkingSpec(max_tokens=16, max_chars=16))
 @example("[SEP]" * 500, ChunkingSpec(max_tokens=24))
 def test_the_contract_holds_for_plain_text(text: str, spec: ChunkingSpec) -> None:
