@@ -15,7 +15,10 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 # Stands in for .venv/bin/rag: writes down what it was called with, and with which environment.
-RECORDER = """#!{python}
+# The shell starts Python because the path of an interpreter named by #! may hold no space.
+RECORDER = """#!/bin/sh
+'''exec' "{python}" "$0" "$@"
+' '''
 import json, os, sys
 with open({log!r}, "a") as log:
     log.write(json.dumps([sys.argv[1:], sorted(os.environ)]) + "\\n")

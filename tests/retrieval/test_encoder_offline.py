@@ -93,7 +93,7 @@ def test_a_first_ingest_and_a_question_need_no_network(offline: Offline, tmp_pat
     assert tried == ""
     answer = json.loads(printed)
     assert not answer["abstained"]
-    (citation,) = answer["citations"]
+    citation = answer["citations"][0]
     assert "The else clause is executed when no exception was raised." in citation["quote"]
     assert text[citation["start"] : citation["end"]] == citation["quote"]
     assert citation["source"] == "try.md"
