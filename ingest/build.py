@@ -29,6 +29,7 @@ from retrieval.records import Chunk, ChunkingSpec, Document, EncoderSpec, Failur
 from retrieval.retriever import STATISTICS_BLOB, codec_blob
 from retrieval.statistics import Statistics
 from retrieval.store import DATABASE, Store, Writer, embedding_key
+from retrieval.threads import one_blas_thread
 
 _BATCH_TEXTS = 256
 _COMMIT_TEXTS = 64
@@ -100,7 +101,7 @@ def ingest(
                 check_encoder(store.manifest, settings)
                 check_chunking(store.manifest, settings)
             manifest = settings.manifest() if rebuild else None
-            with store.writer(wait_seconds=settings.wait_seconds, manifest=manifest) as writer:
+            with one_blas_thread(), store.writer(wait_seconds=settings.wait_seconds, manifest=manifest) as writer:
                 files = _Files(discovery, store, settings, tally, report, rebuild=rebuild)
                 indexer = _Indexer(
                     store, writer, settings, make_encoder, report, tally=tally, stop=stop, rebuild=rebuild

@@ -20,6 +20,7 @@ from retrieval.records import EncoderSpec, Hit, Place
 from retrieval.rerank import rerank
 from retrieval.statistics import Statistics
 from retrieval.store import Store, StoredChunk
+from retrieval.threads import one_blas_thread
 
 STATISTICS_BLOB = "statistics"
 
@@ -63,7 +64,7 @@ class Retriever:
         if k < 1:
             raise ValueError(f"k must be at least 1, not {k}")
         started = time.perf_counter()
-        with self._store.snapshot():
+        with one_blas_thread(), self._store.snapshot():
             self._follow()
             asked = self._interaction.question(question)
             encoded = time.perf_counter()
