@@ -24,7 +24,7 @@ from retrieval.encoder import BUNDLED_NAME, Encoder, load_encoder
 from retrieval.sentences import sentences
 from retrieval.store import Store
 
-SETS = {"squad1_dev": None, "xquad_en": 500, "xquad_zh": 500, "cmrc2018_dev": 500}
+SETS = {"squad1_dev": None, "xquad_en": 300, "xquad_zh": 300, "cmrc2018_dev": 300}
 """Questions taken of each set (None: all of them), in a fixed random order."""
 
 
