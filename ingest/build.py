@@ -213,7 +213,7 @@ class _Files:
 
     def kept(self, *, prune: bool) -> Iterator[Document]:
         """For a rebuild: documents in the index that no file gives any more, as they are stored."""
-        failed = {(failure.root, failure.source) for failure in self._tally.failures}
+        failed = self._failed()
         anew = {doc_id for place, doc_id in self._read_ones.items() if place not in failed}
         left_out = {*self.superseded(), *(doc_id for _, _, doc_id in self.gone() if prune)}
         for row in self._store.documents():
@@ -227,7 +227,7 @@ class _Files:
 
     def indexed(self, documents: Iterable[Document]) -> None:
         """Take note of what was staged."""
-        failed = {(failure.root, failure.source) for failure in self._tally.failures}
+        failed = self._failed()
         for document in documents:
             place = document.root, document.source
             if place in self._read_ones and place not in failed:
@@ -252,7 +252,7 @@ class _Files:
         What could not be read, and what lies in a folder that could not, is not called gone.
         """
         there = {(found.root, found.source) for found in self._files}
-        failed = {(failure.root, failure.source) for failure in self._tally.failures}
+        failed = self._failed()
         return [
             (root, source, doc_id)
             for root in self.roots
@@ -264,9 +264,8 @@ class _Files:
         """Documents of files that this run has read under another root: a file is in the index once."""
         if self._tally.interrupted:
             return []
-        failed = {(failure.root, failure.source) for failure in self._tally.failures}
         now = {f"{root}/{source}": doc_id for (root, source), doc_id in self._read_ones.items()}
-        for root, source in failed:
+        for root, source in self._failed():
             now.pop(f"{root}/{source}", None)
         before = ((row.doc_id, f"{row.root}/{row.source}") for row in self._store.documents())
         return [doc_id for doc_id, path in before if now.get(path, doc_id) != doc_id]
@@ -286,8 +285,10 @@ class _Files:
 
     def places(self) -> set[tuple[str, str]]:
         """(root, source) of all that this run has met, its roots as entries of their folders included."""
-        failed = {(failure.root, failure.source) for failure in self._tally.failures}
-        return {*self._read_ones, *failed, *(_split(root) for root in self.roots)}
+        return {*self._read_ones, *self._failed(), *(_split(root) for root in self.roots)}
+
+    def _failed(self) -> set[tuple[str, str]]:
+        return {(failure.root, failure.source) for failure in self._tally.failures}
 
     def _read(self, found: FoundFile) -> Document | None:
         _, known_hash = self._stored[found.root].get(found.source, ("", ""))
@@ -348,16 +349,16 @@ class _Indexer:
         tools = self._tools or self._load(sample)
         if self._stop():
             return []
-        split = [(document, tools.split(document)) for document in documents]
-        inputs = {
-            embedding_key(self._settings.encoder, text): text
-            for _, chunks in split
-            for text in (passage_input(chunk.context, chunk.text) for chunk in chunks)
-        }
+        split = []
+        inputs: dict[bytes, str] = {}
+        for document in documents:
+            chunks = tools.split(document)
+            keyed = tools.inputs(chunks)
+            inputs.update(keyed)
+            split.append((document, chunks, [key for key, _ in keyed]))
         ids = self._encode(tools, inputs, encoded)
         staged = []
-        for document, chunks in split:
-            keys = [embedding_key(self._settings.encoder, passage_input(one.context, one.text)) for one in chunks]
+        for document, chunks, keys in split:
             if not all(key in ids for key in keys):
                 continue
             self._writer.stage(document, chunks, [ids[key] for key in keys], _lines(document.text, chunks))
@@ -410,7 +411,7 @@ class _Indexer:
         """Fit the token codec on documents from all over the corpus; what is encoded for it is not encoded again."""
         seen = 0
         for documents, wanted in ((sample, _SAMPLE_TOKENS), (_common_text(), _ENOUGH_TOKENS)):
-            for key, text in tools.inputs(documents):
+            for key, text in chain.from_iterable(tools.inputs(tools.split(document)) for document in documents):
                 if seen >= wanted or self._stop():
                     break
                 if key not in self._sampled:
@@ -462,12 +463,10 @@ class _Tools:
             return [Chunk(document.doc_id, document.doc_id, 0, 0, len(document.text), document.text, tokens=0)]
         return [chunk for chunk in self._chunker.split(document) if chunk.text.strip()]
 
-    def inputs(self, documents: Iterable[Document]) -> Iterator[tuple[bytes, str]]:
-        """What the encoder reads for each chunk, with the key of its embedding."""
-        for document in documents:
-            for chunk in self.split(document):
-                text = passage_input(chunk.context, chunk.text)
-                yield embedding_key(self.encoder.spec, text), text
+    def inputs(self, chunks: Sequence[Chunk]) -> list[tuple[bytes, str]]:
+        """The key of each chunk's embedding, and what the encoder reads for it."""
+        texts = [passage_input(chunk.context, chunk.text) for chunk in chunks]
+        return [(embedding_key(self.encoder.spec, text), text) for text in texts]
 
     def count(self, document: Document, chunks: Sequence[Chunk], *, sign: int) -> None:
         """Add chunks to the statistics, or take them away; texts from no folder are never counted."""

@@ -203,11 +203,13 @@ class Interaction:
         return _merged(question.text, passage.text, found)
 
     def _token_matches(self, question: Question, passage: Passage, span: tuple[int, int]) -> list[Match]:
-        (chosen,) = self._tokens_of(passage, [span])
-        if not len(chosen):
+        if not len(passage.codes):
             return []
-        similarities = self._similarities(question, passage)[chosen]
-        offsets = self._offsets(passage)[chosen]
+        offsets = self._offsets(passage)
+        chosen = (offsets[:, 0] >= span[0]) & (offsets[:, 0] < span[1])
+        if not chosen.any():
+            return []
+        offsets, similarities = offsets[chosen], self._similarities(question, passage)[chosen]
         best = similarities.argmax(axis=0)
         return [
             Match(
