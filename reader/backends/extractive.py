@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import pairwise
 
 from reader.reader import REFUSAL, LookUp, question_language
@@ -16,7 +17,7 @@ from reader.records import Answer, Citation, ReaderInfo, WordMatch
 from retrieval.errors import RagError
 from retrieval.graphemes import Graphemes
 from retrieval.interaction import Interaction
-from retrieval.records import Hit
+from retrieval.records import Document, Hit
 from retrieval.retriever import Retrieved
 from retrieval.sentences import sentences
 
@@ -77,11 +78,12 @@ class ExtractiveReader:
             evidence=evidence,
             timings_ms=retrieved.timings_ms,
         )
-        chosen = self.choose(retrieved) if evidence >= self._needed(retrieved.question.known) else []
+        look_up = cache(self._look_up)  # a document is read once an answer, however many of its passages are looked at
+        chosen = self._choose(retrieved, look_up) if evidence >= self._needed(retrieved.question.known) else []
         if not chosen:
             return answer
         citations = tuple(
-            self._cite(marker, retrieved.hits[one.hit], one.start, one.end)
+            _cite(marker, look_up(retrieved.hits[one.hit].doc_id), retrieved.hits[one.hit], one)
             for marker, one in enumerate(chosen, start=1)
         )
         return replace(
@@ -102,9 +104,9 @@ class ExtractiveReader:
             return self._min_evidence
         return known * MIN_EVIDENCE_READ + (1 - known) * MIN_EVIDENCE_TERMS
 
-    def choose(self, retrieved: Retrieved) -> list[Candidate]:
+    def _choose(self, retrieved: Retrieved, look_up: LookUp) -> list[Candidate]:
         """The sentences to quote, best first; neighbours are joined into one quote."""
-        found = self._candidates(retrieved)
+        found = self._candidates(retrieved, look_up)
         ranked = sorted([one for one in found if one.says] or found, key=lambda one: -one.score)
         good: list[Candidate] = []
         for one in ranked:
@@ -115,47 +117,17 @@ class ExtractiveReader:
         texts = [hit.text for hit in retrieved.hits]
         return [_with_its_list(one, texts[one.hit]) for one in _joined(good, texts)]
 
-    def _candidates(self, retrieved: Retrieved) -> list[Candidate]:
+    def _candidates(self, retrieved: Retrieved, look_up: LookUp) -> list[Candidate]:
         found = []
         read = zip(retrieved.hits[:PASSAGES_READ], retrieved.passages[:PASSAGES_READ], strict=True)
         for index, (hit, passage) in enumerate(read):
-            headings = self._headings(hit)
+            headings = _headings(look_up(hit.doc_id), hit)
             spans = [piece for start, end in _sentences(hit.text, headings) for piece in _pieces(hit.text, start, end)]
             scores = self._interaction.score_spans(retrieved.question, passage, spans)
             for score, (start, end) in zip(scores, spans, strict=True):
                 says = _says(hit.text[start:end]) and not any(a <= start and end <= b for a, b in headings)
                 found.append(Candidate(float(score) + _PASSAGE_SHARE * hit.score, index, start, end, says))
         return found
-
-    def _headings(self, hit: Hit) -> list[tuple[int, int]]:
-        """Where headings stand in a hit's text. In source code they are lines like others."""
-        document = self._look_up(hit.doc_id)
-        if document.media_type == "text/x-python":
-            return []
-        return [
-            (max(0, span.start - hit.start), min(len(hit.text), span.end - hit.start))
-            for span in document.spans
-            if span.kind == "heading" and span.start < hit.end and span.end > hit.start
-        ]
-
-    def _cite(self, marker: int, hit: Hit, start: int, end: int) -> Citation:
-        document = self._look_up(hit.doc_id)
-        first, last = hit.start + start, hit.start + end
-        quote = document.text[first:last]
-        if quote != hit.text[start:end]:
-            raise RagError(f"'{hit.source}' changed in the index while it was read; ask again")
-        return Citation(
-            marker=marker,
-            chunk_id=hit.chunk_id,
-            doc_id=hit.doc_id,
-            source=hit.source,
-            start=first,
-            end=last,
-            quote=quote,
-            line=document.line_at(first),
-            page=document.page_at(first),
-            heading=document.heading_at(first),
-        )
 
     def _explain(self, retrieved: Retrieved, chosen: Sequence[Candidate]) -> list[WordMatch]:
         return [
@@ -173,6 +145,36 @@ class ExtractiveReader:
                 retrieved.question, retrieved.passages[one.hit], (one.start, one.end)
             )
         ]
+
+
+def _headings(document: Document, hit: Hit) -> list[tuple[int, int]]:
+    """Where headings stand in a hit's text. In source code they are lines like others."""
+    if document.media_type == "text/x-python":
+        return []
+    return [
+        (max(0, span.start - hit.start), min(len(hit.text), span.end - hit.start))
+        for span in document.spans
+        if span.kind == "heading" and span.start < hit.end and span.end > hit.start
+    ]
+
+
+def _cite(marker: int, document: Document, hit: Hit, one: Candidate) -> Citation:
+    first, last = hit.start + one.start, hit.start + one.end
+    quote = document.text[first:last]
+    if quote != hit.text[one.start : one.end]:
+        raise RagError(f"'{hit.source}' changed in the index while it was read; ask again")
+    return Citation(
+        marker=marker,
+        chunk_id=hit.chunk_id,
+        doc_id=hit.doc_id,
+        source=hit.source,
+        start=first,
+        end=last,
+        quote=quote,
+        line=document.line_at(first),
+        page=document.page_at(first),
+        heading=document.heading_at(first),
+    )
 
 
 def _sentences(text: str, headings: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
