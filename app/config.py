@@ -31,6 +31,9 @@ class Config:
     chunk_tokens counts all the encoder reads; chunk_overlap is a share of it in [0, 0.5].
     threads 0 = all cores; min_evidence None = the reader's own threshold, else in [0, 1].
     sentences is how many the extractive reader may quote, 1 to 3.
+    dictionary: words of unspaced scripts; synonyms: groups of words that mean the same; None = there is no such file.
+    max_per_document 0 = no cap; diversity in [0, 1], 0 = the order of the scores.
+    reranker: "interaction", "none", or a cross-encoder by name or absolute path.
     `file` is the settings file that was read; `hub_cache` is where Hugging Face models lie on this machine;
     `origins` says, for every key that is not a default, where it was set.
     """
@@ -51,6 +54,13 @@ class Config:
     threads: int = 0
     min_evidence: float | None = None
     sentences: int = 2
+    dictionary: Path | None = None
+    synonyms: Path | None = None
+    max_per_document: int = 0
+    diversity: float = 0.0
+    neighbours: bool = False
+    split_questions: bool = True
+    reranker: str = "interaction"
     file: Path | None = None
     hub_cache: Path = Path()
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
@@ -105,6 +115,21 @@ def _path(raw: object, base: Path) -> object:
         raise ValueError("the path of a folder (this ~ has no home folder)") from None
 
 
+def _file(raw: object, base: Path) -> object:
+    if raw == "none":
+        return None
+    try:
+        return _path(raw, base)
+    except ValueError:
+        raise ValueError("the path of a file, or none") from None
+
+
+def _reranker(raw: object, base: Path) -> object:
+    if isinstance(raw, str) and raw.strip():
+        return _model(raw, base)
+    raise ValueError("interaction, none, or a cross-encoder's name or folder")
+
+
 def _model(raw: object, base: Path) -> object:
     """A hub name stays as it is; what can only be a path (./m, ../m, ~/m) becomes absolute."""
     if not isinstance(raw, str) or "\0" in raw:
@@ -130,6 +155,13 @@ SETTINGS: Mapping[str, Parse] = MappingProxyType(
         "threads": _number(int, 0, 1024),
         "min_evidence": _number(float, 0.0, 1.0),
         "sentences": _number(int, 1, 3),
+        "dictionary": _file,
+        "synonyms": _file,
+        "max_per_document": _number(int, 0, 1000),
+        "diversity": _number(float, 0.0, 1.0),
+        "neighbours": _switch,
+        "split_questions": _switch,
+        "reranker": _reranker,
     }
 )
 

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from app.profiles import ProfileChoice, choose_profile, require_reader
 from ingest.records import IngestReport, Report
 from retrieval.errors import RagError
-from retrieval.records import ChunkingSpec, Document, Hit
+from retrieval.records import ChunkingSpec, Document, Dropped, Hit
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,20 +28,42 @@ if TYPE_CHECKING:
     from ingest.build import Settings
     from reader.reader import Reader
     from reader.records import Answer
+    from retrieval.analyze import Analyzer
+    from retrieval.dense import DenseIndex
     from retrieval.encoder import Encoder
-    from retrieval.retriever import Retriever
+    from retrieval.filters import Filter
+    from retrieval.lexical import LexicalIndex
+    from retrieval.retriever import Retrieved, Retriever, SearchSettings
     from retrieval.store import DocumentRow, Store
+    from retrieval.synonyms import Expansion, Synonyms
 
 _RECORDED = ("numpy", "tokenizers", "openvino", "sentence-transformers", "faiss-cpu", "faiss-gpu", "cited-rag")
 
 
 @dataclass(frozen=True, slots=True)
+class Parts:
+    """What a search is made of, for those who measure its parts one by one."""
+
+    store: Store
+    dense: DenseIndex
+    lexical: LexicalIndex
+    retriever: Retriever
+
+
+@dataclass(frozen=True, slots=True)
 class SearchResult:
-    """The hits of a question, best first."""
+    """The hits of a question, best first, and how they were found: see retrieval.retriever.Retrieved."""
 
     question: str
     hits: tuple[Hit, ...]
     timings_ms: Mapping[str, float]
+    evidence: float | None = None
+    evidence_features: Mapping[str, float] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
+    terms: Mapping[str, float] = field(default_factory=dict)
+    expansions: tuple[Expansion, ...] = ()
+    parts: tuple[str, ...] = ()
+    dropped: tuple[Dropped, ...] = ()
 
 
 class Pipeline:
@@ -54,27 +76,68 @@ class Pipeline:
 
     # ---- questions ---------------------------------------------------------------------------------------------------
 
-    def search(self, question: str, *, k: int | None = None) -> SearchResult:
-        """The k best hits (default: the config's top_k)."""
+    def search(
+        self,
+        question: str,
+        *,
+        k: int | None = None,
+        filters: Filter | None = None,
+        max_per_document: int | None = None,
+        diversity: float | None = None,
+        neighbours: bool | None = None,
+    ) -> SearchResult:
+        """The k best hits among what the filter leaves; what is not given is as the config says."""
         started = time.perf_counter()
-        found = self._retriever.search(question, k=k or self._config.top_k)
-        return SearchResult(question, found.hits, _with_total(found.timings_ms, started))
+        config = self._config
+        found = self._parts.retriever.search(
+            question,
+            k=k or config.top_k,
+            filters=filters,
+            max_per_document=config.max_per_document if max_per_document is None else max_per_document,
+            diversity=config.diversity if diversity is None else diversity,
+            neighbours=config.neighbours if neighbours is None else neighbours,
+        )
+        return SearchResult(
+            question=question,
+            hits=found.hits,
+            timings_ms=_with_total(found.timings_ms, started),
+            evidence=found.evidence,
+            evidence_features=found.evidence_features,
+            weights=found.weights,
+            terms=found.terms,
+            expansions=found.expansions,
+            parts=found.parts,
+            dropped=found.dropped,
+        )
 
-    def ask(self, question: str, *, k: int | None = None) -> Answer:
+    def ask(self, question: str, *, k: int | None = None, filters: Filter | None = None) -> Answer:
         """An answer with citations, or an abstention. The reader may look further down than the k hits shown."""
-        from reader.backends.extractive import PASSAGES_READ
-
         require_reader(self.choice)
         started = time.perf_counter()
         k = k or self._config.top_k
-        retriever = self._retriever
-        found = retriever.search(question, k=max(k, PASSAGES_READ))
+        found = self._retrieve(question, k=k, filters=filters)
         reading = time.perf_counter()
-        answer = self._reader(retriever).read(found)
-        timings = {**found.timings_ms, "read": 1000 * (time.perf_counter() - reading)}
+        answer = self._reader(self._parts.retriever).read(found)
+        timings = {**found.timings_ms, "answer": 1000 * (time.perf_counter() - reading)}
         cited = {citation.chunk_id for citation in answer.citations}
         shown = tuple(hit for hit in answer.hits if hit.rank <= k or hit.chunk_id in cited)
         return replace(answer, hits=shown, timings_ms=_with_total(timings, started))
+
+    def parts(self) -> Parts:
+        """The open index, and what searches it."""
+        return self._parts
+
+    def _retrieve(self, question: str, *, k: int, filters: Filter | None) -> Retrieved:
+        from reader.backends.extractive import PASSAGES_READ
+
+        return self._parts.retriever.search(
+            question,
+            k=max(k, PASSAGES_READ),
+            filters=filters,
+            max_per_document=self._config.max_per_document,
+            diversity=self._config.diversity,
+            neighbours=self._config.neighbours,
+        )
 
     # ---- the index ---------------------------------------------------------------------------------------------------
 
@@ -90,6 +153,7 @@ class Pipeline:
                 folder=self._config.index,
                 settings=self._settings(),
                 make_encoder=lambda: self._encoder,
+                analyzer=self._analyzer,
                 report=report,
                 prune=prune,
                 rebuild=rebuild,
@@ -104,7 +168,10 @@ class Pipeline:
         """Facts about the index, fit for JSON."""
         store = self._open_store()
         counts, manifest = store.counts(), store.manifest
-        artefact = store.artefact()
+        from retrieval.database import LEXICAL
+        from retrieval.dense import describe_dense
+
+        dense, lexical = describe_dense(store), store.artefact(LEXICAL)
         return {
             "index": str(self._config.index),
             "roots": store.roots(),
@@ -116,7 +183,8 @@ class Pipeline:
             "tokens": counts.tokens,
             "bytes": dict(counts.artefact_bytes),
             "token_bytes_per_chunk": round(counts.token_code_bytes / max(1, counts.embeddings)),
-            "dense": "flat, exact" if artefact is None else f"flat, exact ({artefact.file})",
+            "dense": "none yet" if dense is None else asdict(dense),
+            "lexical": "none yet" if lexical is None else f"tantivy, BM25 ({lexical.file})",
             "manifest": asdict(replace(manifest, versions=dict(manifest.versions))),
             "failures": [asdict(failure) for failure in store.failures()],
         }
@@ -136,7 +204,9 @@ class Pipeline:
             places = ", ".join(f"{row.root}/{row.source}" for row in rows)
             raise RagError(f"'{source}' is ambiguous, it is in several roots: {places}; name one of these")
         doc_ids = tuple(row.doc_id for row in rows)
-        forget_documents(self._open_store(), doc_ids, settings=self._settings(), encoder=self._encoder)
+        forget_documents(
+            self._open_store(), doc_ids, settings=self._settings(), encoder=self._encoder, analyzer=self._analyzer
+        )
         return doc_ids
 
     def embed(self, texts: Sequence[str], *, pooling: str, tokens: bool) -> list[NDArray[np.float32]]:
@@ -193,15 +263,46 @@ class Pipeline:
         return self._store
 
     @cached_property
-    def _retriever(self) -> Retriever:
+    def _analyzer(self) -> Analyzer:
+        from retrieval.analyze import Analyzer, UserDictionary
+
+        dictionary = self._config.dictionary
+        return Analyzer(UserDictionary.load(dictionary) if dictionary else None)
+
+    @cached_property
+    def _synonyms(self) -> Synonyms | None:
+        from retrieval.synonyms import Synonyms
+
+        return Synonyms.load(self._config.synonyms, self._analyzer) if self._config.synonyms else None
+
+    @cached_property
+    def _parts(self) -> Parts:
         from ingest.build import check_encoder
         from retrieval.dense import open_dense
+        from retrieval.lexical import open_lexical
         from retrieval.retriever import Retriever
 
         store = self._open_store()
         check_encoder(store.manifest, self._settings())
-        dense = open_dense(store, device=self.choice.device)
-        return Retriever(store, dense, self._encoder, candidates=self._config.candidates)
+        dense, lexical = open_dense(store, device=self.choice.device), open_lexical(store, self._analyzer)
+        retriever = Retriever(
+            store, dense, lexical, self._encoder, analyzer=self._analyzer, settings=self._search_settings()
+        )
+        return Parts(store, dense, lexical, retriever)
+
+    def _search_settings(self) -> SearchSettings:
+        from retrieval.rerank import CrossEncoder
+        from retrieval.retriever import SearchSettings
+
+        config = self._config
+        named = config.reranker not in {"interaction", "none"}
+        settings = SearchSettings(
+            candidates=config.candidates,
+            split_questions=config.split_questions,
+            cross_encoder=CrossEncoder.load(config.reranker, device=self.choice.device) if named else None,
+            synonyms=self._synonyms,
+        )
+        return replace(settings, reranked=0) if config.reranker == "none" else settings
 
     def _reader(self, retriever: Retriever) -> Reader:
         from reader.backends.extractive import ExtractiveReader

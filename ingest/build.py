@@ -12,6 +12,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 
@@ -21,12 +22,13 @@ from ingest.chunk import Chunker
 from ingest.discover import Discovery, FoundFile, discover, read_file
 from ingest.parse import parse
 from ingest.records import IngestReport, Progress, Report
-from retrieval.analyze import terms
+from retrieval.analyze import Analyzer
 from retrieval.encoder import Encoded, Encoder, clean, passage_input
 from retrieval.errors import IndexMismatchError, ParseError
+from retrieval.evidence import CALIBRATED
 from retrieval.interaction import SignCodec
 from retrieval.records import Chunk, ChunkingSpec, Document, EncoderSpec, Failure, IndexManifest
-from retrieval.retriever import STATISTICS_BLOB, codec_blob
+from retrieval.retriever import EVIDENCE_BLOB, STATISTICS_BLOB, codec_blob
 from retrieval.statistics import Statistics
 from retrieval.store import DATABASE, Store, Writer, embedding_key
 from retrieval.threads import one_blas_thread
@@ -35,6 +37,7 @@ _BATCH_TEXTS = 256
 _COMMIT_TEXTS = 64
 _SAMPLE_TOKENS = 40_000  # of the corpus, to fit the token codec on
 _ENOUGH_TOKENS = 5_000  # a codec is never fitted on less: see _common_text
+_LAST_SECOND = 253_402_300_799  # of the year 9999: a file's time can be anything
 _LINE_END = re.compile(r"\r\n|[\n\r]")
 
 
@@ -76,13 +79,14 @@ def ingest(
     settings: Settings,
     make_encoder: Callable[[], Encoder],
     report: Report,
+    analyzer: Analyzer | None = None,
     prune: bool = False,
     rebuild: bool = False,
     stop: Callable[[], bool] = lambda: False,
 ) -> IngestReport:
     """Bring the index in `folder` up to date with the files under `paths`.
 
-    `make_encoder` is called only when there is something to encode. When `stop` answers True, the documents that are
+    `make_encoder` is called only when there is something to encode; `analyzer` says how texts become index terms. When `stop` answers True, the documents that are
     complete are published and the run ends; of a rebuild, nothing is. `rebuild` takes every document in the index anew,
     from its file or, where that cannot be read any more, from the text in the index. Raises IndexMismatchError when the
     index was built another way and `rebuild` is not asked for.
@@ -101,7 +105,12 @@ def ingest(
                 check_encoder(store.manifest, settings)
                 check_chunking(store.manifest, settings)
             manifest = settings.manifest() if rebuild else None
-            with one_blas_thread(), store.writer(wait_seconds=settings.wait_seconds, manifest=manifest) as writer:
+            with (
+                one_blas_thread(),
+                store.writer(
+                    wait_seconds=settings.wait_seconds, manifest=manifest, analyzer=analyzer or Analyzer()
+                ) as writer,
+            ):
                 files = _Files(discovery, store, settings, tally, report, rebuild=rebuild)
                 indexer = _Indexer(
                     store, writer, settings, make_encoder, report, tally=tally, stop=stop, rebuild=rebuild
@@ -150,11 +159,13 @@ def check_chunking(found: IndexManifest, settings: Settings) -> None:
         )
 
 
-def forget_documents(store: Store, doc_ids: Sequence[str], *, settings: Settings, encoder: Encoder) -> None:
+def forget_documents(
+    store: Store, doc_ids: Sequence[str], *, settings: Settings, encoder: Encoder, analyzer: Analyzer | None = None
+) -> None:
     """Remove documents from the index and from its word statistics."""
     check_encoder(store.manifest, settings)
     settings = replace(settings, chunking=store.manifest.chunking)
-    with store.writer(wait_seconds=settings.wait_seconds) as writer:
+    with store.writer(wait_seconds=settings.wait_seconds, analyzer=analyzer) as writer:
         _Indexer(store, writer, settings, lambda: encoder, tally=_Tally(), stop=lambda: False, rebuild=False).remove(
             doc_ids
         )
@@ -389,7 +400,15 @@ class _Indexer:
             self._forget(self._tools or self._load(lambda: iter(())), doc_id)
         self._writer.remove(doc_ids)
         blobs = {STATISTICS_BLOB: self._tools.statistics.dump()} if self._tools else {}
-        self._writer.publish(roots=roots, sources=sources, blobs=blobs, drop_unreferenced=not self._tally.interrupted)
+        if self._rebuild or self._writer.blob(EVIDENCE_BLOB) is None:
+            blobs[EVIDENCE_BLOB] = CALIBRATED.dump()
+        self._writer.publish(
+            roots=roots,
+            sources=sources,
+            blobs=blobs,
+            drop_unreferenced=not self._tally.interrupted,
+            progress=lambda done, total: self._report(Progress("indexing words", done, total, "chunks")),
+        )
 
     def _load(self, sample: Callable[[], Iterator[Document]]) -> _Tools:
         encoder = self._make_encoder()
@@ -475,8 +494,8 @@ class _Tools:
         encodings = self.encoder.tokenizer.encode_batch_fast(
             [clean(one.text) for one in chunks], add_special_tokens=False
         )
-        for chunk, encoding in zip(chunks, encodings, strict=True):
-            self.statistics.add(encoding.ids, terms(chunk.text), sign=sign)
+        for encoding in encodings:
+            self.statistics.add(encoding.ids, sign=sign)
 
 
 def _is_folder(root: str) -> bool:
@@ -525,6 +544,7 @@ def _common_text() -> Iterator[Document]:
 
 def _document(found: FoundFile, data: bytes, content_hash: str) -> Document:
     parsed = parse(found.path, data)
+    modified = datetime.fromtimestamp(min(max(found.modified, 0), _LAST_SECOND), UTC).isoformat(timespec="seconds")
     return Document(
         doc_id=document_id(found.root, found.source),
         root=found.root,
@@ -534,7 +554,7 @@ def _document(found: FoundFile, data: bytes, content_hash: str) -> Document:
         text=parsed.text,
         spans=parsed.spans,
         content_hash=content_hash,
-        metadata=parsed.metadata,
+        metadata={"modified": modified, **parsed.metadata},
     )
 
 

@@ -32,13 +32,14 @@ ALWAYS_SKIPPED = frozenset(("__pycache__", "node_modules", ".git", ".hg", ".svn"
 class FoundFile:
     """A file to read. `root` (absolute) and `source` (relative to it) have POSIX separators; `path` is what to open.
 
-    `size` in bytes is what the search saw; the file may have grown since.
+    `size` in bytes and `modified` in seconds since 1970 are what the search saw; the file may have changed since.
     """
 
     root: str
     source: str
     path: Path
     size: int
+    modified: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +192,7 @@ class _Search:
             found, cap = _megabytes(status.st_size), _megabytes(self.max_file_bytes)
             self._fail(root, source, f"too large: {found}, the cap is {cap}", _RAISE_CAP)
         else:
-            self.files.append(FoundFile(_safe(root), _safe(source), Path(real), status.st_size))
+            self.files.append(FoundFile(_safe(root), _safe(source), Path(real), status.st_size, status.st_mtime))
 
     def follow_links(self, root: str) -> None:
         """Count what links below a root lead to and no other path has reached, and so on for links met there."""

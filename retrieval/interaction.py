@@ -12,22 +12,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.analyze import is_stop_word, located_terms, term_set, terms
+from retrieval.analyze import Analyzer, is_stop_word
 from retrieval.encoder import Encoder, clean, passage_input
 from retrieval.errors import EmptyTextError, IndexCorruptError
-from retrieval.statistics import Statistics
+from retrieval.statistics import Statistics, TermCounts, inverse_document_frequency
 
 Floats = NDArray[np.float32]
 Codes = NDArray[np.uint8]
 
 CODE_BITS = 128
 _OVERLAP_SHARE = 0.15  # of the score is term overlap even in text the encoder reads well (docs/benchmarks.md)
-_BLOCK_PASSAGES = 128  # compared in one product: 34 MB of signs where each has 512 tokens
+_BLOCK_PASSAGES = 128  # compared in one product: 34 MB where each has 512 tokens
+_PADDING = 32  # tokens; half the widest window, and a multiple of half of each other
 _STOP_WORD_SHARE = 0.3  # of its idf is what a stop word of the question weighs
 _CARRY = 0.5  # of a sentence's missing match is lent by the sentence before it: "He" and "it" refer back
 
@@ -64,10 +64,13 @@ class SignCodec:
         projected = (tokens - self._mean) @ self._basis
         return np.asarray(projected / np.maximum(np.linalg.norm(projected, axis=1, keepdims=True), 1e-9), np.float32)
 
-    def signs(self, codes: Codes) -> Floats:
-        """Codes as unit vectors: uint8 (n, bits / 8) -> float32 (n, bits)."""
-        bits = np.unpackbits(codes, axis=1).astype(np.float32)
-        return (bits * 2 - 1) / np.float32(np.sqrt(bits.shape[1]))
+    def similarities(self, codes: Codes, tokens: Floats) -> Floats:
+        """Every passage token against every projected question token: (n, bits / 8), (m, bits) -> float32 (n, m).
+
+        The cosine of signs +-1 with the question, as one product of bits 0 and 1: twice as fast as making the signs.
+        """
+        products = np.unpackbits(codes, axis=1).astype(np.float32) @ tokens.T
+        return np.asarray((2 * products - tokens.sum(axis=1)) / np.sqrt(np.float32(max(tokens.shape[1], 1))))
 
     def dump(self) -> bytes:
         """Mean and basis as little-endian float32, the mean first."""
@@ -102,7 +105,7 @@ class Question:
     term_weights: Mapping[str, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Passage:
     """A passage as the encoder read it: `codes` of the tokens of its context and its text, in order."""
 
@@ -110,10 +113,21 @@ class Passage:
     codes: Codes
     context: str = ""
 
-    @cached_property
-    def terms(self) -> frozenset[str]:
-        """Index terms of context and text."""
-        return term_set(passage_input(self.context, self.text))
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """How n passages match a question of m tokens. All float32 in [-1, 1], higher is better; zeros without codes.
+
+    best: (n, m), the best match of each question token anywhere in the passage. whole: (n,), their weighted sum.
+    nearby: (n, 3), the same within the best stretch of 16, 32 and 64 tokens.
+    phrases: (n, 2), pairs of neighbouring question tokens matched by neighbouring passage tokens: mean of both
+    similarities, and the worse of them.
+    """
+
+    best: Floats
+    whole: Floats
+    nearby: Floats
+    phrases: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +145,16 @@ class Match:
 class Interaction:
     """Compares questions with passages and with their sentences."""
 
-    def __init__(self, encoder: Encoder, codec: SignCodec | None, statistics: Statistics) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        codec: SignCodec | None,
+        statistics: Statistics,
+        analyzer: Analyzer,
+        term_counts: TermCounts,
+    ) -> None:
         self._encoder, self._codec, self._statistics = encoder, codec, statistics
+        self._analyzer, self._term_counts = analyzer, term_counts
         unknown = encoder.tokenizer.token_to_id("[UNK]")
         self._unknown = encoder.tokenizer.token_to_id("<unk>") if unknown is None else unknown
 
@@ -150,8 +172,8 @@ class Interaction:
         # in a small corpus "how" and "who" are rare as well, and would outweigh the words that matter
         stops = np.array([is_stop_word(text[a:b]) for a, b in encoded.offsets[inside]], dtype=bool)
         weights = np.where(stops, _STOP_WORD_SHARE * weights, weights)
-        found = list(dict.fromkeys(terms(text)))
-        term_weights = self._statistics.term_idf(found)
+        found = list(dict.fromkeys(self._analyzer.terms(text)))
+        term_weights = self.term_idf(found)
         return Question(
             text=text,
             vector=encoded.vector,
@@ -162,13 +184,38 @@ class Interaction:
             term_weights=dict(zip(found, (term_weights / max(term_weights.sum(), 1e-9)).tolist(), strict=True)),
         )
 
-    def score(self, question: Question, passages: Sequence[Passage]) -> NDArray[np.float64]:
-        """How well each passage matches as a whole, float64 (n,), about [0, 1], higher is better."""
+    def term_idf(self, terms: Sequence[str]) -> NDArray[np.float64]:
+        """Inverse document frequency of index terms: float64 (n,)."""
+        return inverse_document_frequency(self._term_counts.document_frequencies(terms), self._term_counts.size)
+
+    def match(self, question: Question, whole: Floats, overlap: NDArray[np.float64]) -> NDArray[np.float64]:
+        """How well passages match as a whole, float64 (n,), about [0, 1]: MaxSim where the encoder reads, else overlap.
+
+        whole: (n,) of a Comparison. overlap: (n,) idf shares of the question's terms that occur.
+        """
         readable = question.known * (1 - _OVERLAP_SHARE)
-        overlap = np.array([_overlap(question, passage.terms) for passage in passages])
-        if readable == 0:
-            return overlap
-        return readable * self._max_similarities(question, passages) + (1 - readable) * overlap
+        return np.asarray(readable * whole + (1 - readable) * overlap)
+
+    def compare(self, question: Question, codes: Sequence[Codes]) -> Comparison:
+        """Compare a question with passages, given the codes of their tokens: uint8 (tokens, bytes) each."""
+        m = len(question.weights)
+        found = Comparison(*(np.zeros((len(codes), *shape), np.float32) for shape in ((m,), (), (3,), (2,))))
+        if question.known == 0:
+            return found
+        filled = [index for index, code in enumerate(codes) if len(code)]
+        for first in range(0, len(filled), _BLOCK_PASSAGES):
+            block = filled[first : first + _BLOCK_PASSAGES]
+            lengths = np.array([len(codes[index]) for index in block])
+            padded = (lengths // _PADDING + 1) * _PADDING  # at least one, so that no pair reaches into the next passage
+            starts = np.cumsum(padded) - padded
+            inside = np.arange(padded.sum()) - np.repeat(starts, padded) < np.repeat(lengths, padded)
+            similarities = np.full((len(inside), m), -1, np.float32)
+            similarities[inside] = self._similarities(question, np.concatenate([codes[index] for index in block]))
+            found.best[block] = np.maximum.reduceat(similarities, starts, axis=0)
+            found.nearby[block] = _nearby(similarities, starts, question.weights)
+            found.phrases[block] = _phrases(similarities, starts, question.weights)
+        found.whole[:] = found.best @ question.weights
+        return found
 
     def score_spans(
         self, question: Question, passage: Passage, spans: Sequence[tuple[int, int]]
@@ -178,10 +225,10 @@ class Interaction:
         Tokens were encoded within the passage, so a sentence is judged in its context; what it lacks is lent in part by
         the span before it.
         """
-        overlap = np.array([_overlap(question, term_set(passage.text[a:b])) for a, b in spans])
+        overlap = np.array([_overlap(question, self._analyzer.term_set(passage.text[a:b])) for a, b in spans])
         if question.known == 0 or not spans:
             return overlap
-        similarities = self._similarities(question, passage)
+        similarities = self._similarities(question, passage.codes)
         best = np.stack(
             [
                 similarities[chosen].max(axis=0) if len(chosen) else np.zeros(len(question.weights))
@@ -197,10 +244,23 @@ class Interaction:
 
         Weights are shares of the span's score: they add up to 1 at most.
         """
-        found = _term_matches(question, passage.text, span) if question.known < 1 else []
+        found = self._term_matches(question, passage.text, span) if question.known < 1 else []
         if question.known > 0:
             found += self._token_matches(question, passage, span)
         return _merged(question.text, passage.text, found)
+
+    def _term_matches(self, question: Question, text: str, span: tuple[int, int]) -> list[Match]:
+        places: dict[str, tuple[int, int]] = {}
+        for term, start, end in self._analyzer.located_terms(text[span[0] : span[1]]):
+            places.setdefault(term, (span[0] + start, span[0] + end))
+        asked: dict[str, tuple[int, int]] = {}  # a term counts once, however often the question repeats it
+        for term, start, end in self._analyzer.located_terms(question.text):
+            asked.setdefault(term, (start, end))
+        return [
+            Match(*asked[term], *places[term], (1 - question.known) * weight, 1.0)
+            for term, weight in question.term_weights.items()
+            if term in places
+        ]
 
     def _token_matches(self, question: Question, passage: Passage, span: tuple[int, int]) -> list[Match]:
         if not len(passage.codes):
@@ -209,7 +269,7 @@ class Interaction:
         chosen = (offsets[:, 0] >= span[0]) & (offsets[:, 0] < span[1])
         if not chosen.any():
             return []
-        offsets, similarities = offsets[chosen], self._similarities(question, passage)[chosen]
+        offsets, similarities = offsets[chosen], self._similarities(question, passage.codes)[chosen]
         best = similarities.argmax(axis=0)
         return [
             Match(
@@ -224,26 +284,11 @@ class Interaction:
             if weight > 0
         ]
 
-    def _max_similarities(self, question: Question, passages: Sequence[Passage]) -> NDArray[np.float64]:
-        """Weighted MaxSim of many passages, a block of them in one product."""
-        scores = np.zeros(len(passages))
-        filled = [index for index, passage in enumerate(passages) if len(passage.codes)]
-        for first in range(0, len(filled), _BLOCK_PASSAGES):
-            block = filled[first : first + _BLOCK_PASSAGES]
-            codes = [passages[index].codes for index in block]
-            similarities = self._signs(np.concatenate(codes)) @ question.tokens.T
-            starts = np.cumsum([0, *map(len, codes[:-1])])
-            scores[block] = np.maximum.reduceat(similarities, starts, axis=0) @ question.weights
-        return scores
-
-    def _similarities(self, question: Question, passage: Passage) -> Floats:
+    def _similarities(self, question: Question, codes: Codes) -> Floats:
         """Every passage token against every question token: float32 (n, m)."""
-        return self._signs(passage.codes) @ question.tokens.T
-
-    def _signs(self, codes: Codes) -> Floats:
         if self._codec is None:
             raise IndexCorruptError("the index holds token codes but no codec; run: rag ingest --rebuild")
-        return self._codec.signs(codes)
+        return self._codec.similarities(codes, question.tokens)
 
     def _offsets(self, passage: Passage) -> NDArray[np.int64]:
         """Characters of the passage's text that each code stands for; tokens of prefix and context lie below zero."""
@@ -263,23 +308,40 @@ class Interaction:
         return [np.flatnonzero((starts >= a) & (starts < b)) for a, b in spans]
 
 
+def _nearby(similarities: Floats, starts: NDArray[np.int64], weights: NDArray[np.float64]) -> Floats:
+    """Weighted MaxSim within the best window of 16, 32 and 64 tokens of each passage: float32 (n, 3).
+
+    Windows overlap by half. Passages start at multiples of 32 rows, so half windows never hold two of them.
+    """
+    windows = []
+    half = 8
+    blocks = similarities.reshape(-1, half, similarities.shape[1]).max(axis=1)
+    while half <= _PADDING:
+        first = starts // half
+        pairs = np.concatenate([np.maximum(blocks[:-1], blocks[1:]), blocks[-1:]])
+        last = np.append(first[1:], len(blocks)) - 1
+        pairs[last] = blocks[last]
+        windows.append(np.maximum.reduceat(pairs @ weights, first))
+        half *= 2
+        blocks = blocks.reshape(-1, 2, blocks.shape[1]).max(axis=1) if half <= _PADDING else blocks
+    return np.stack(windows, axis=1).astype(np.float32)
+
+
+def _phrases(similarities: Floats, starts: NDArray[np.int64], weights: NDArray[np.float64]) -> Floats:
+    """How well pairs of neighbouring question tokens are matched by neighbouring tokens: float32 (n, 2)."""
+    pairs = (weights[:-1] + weights[1:]) / 2
+    if not pairs.sum() > 0:  # one token is no phrase
+        return np.repeat(np.maximum.reduceat(similarities @ weights, starts)[:, None], 2, axis=1).astype(np.float32)
+    pairs /= pairs.sum()
+    left, right = similarities[:-1, :-1], similarities[1:, 1:]
+    mean = np.maximum.reduceat((left + right) / 2, starts, axis=0) @ pairs
+    worse = np.maximum.reduceat(np.minimum(left, right), starts, axis=0) @ pairs
+    return np.stack([mean, worse], axis=1).astype(np.float32)
+
+
 def _overlap(question: Question, found: frozenset[str]) -> float:
     """Idf share of the question's terms that occur."""
     return sum(weight for term, weight in question.term_weights.items() if term in found)
-
-
-def _term_matches(question: Question, text: str, span: tuple[int, int]) -> list[Match]:
-    places: dict[str, tuple[int, int]] = {}
-    for term, start, end in located_terms(text[span[0] : span[1]]):
-        places.setdefault(term, (span[0] + start, span[0] + end))
-    asked: dict[str, tuple[int, int]] = {}  # a term counts once, however often the question repeats it
-    for term, start, end in located_terms(question.text):
-        asked.setdefault(term, (start, end))
-    return [
-        Match(*asked[term], *places[term], (1 - question.known) * weight, 1.0)
-        for term, weight in question.term_weights.items()
-        if term in places
-    ]
 
 
 def _merged(question: str, text: str, found: Sequence[Match]) -> list[Match]:

@@ -20,6 +20,7 @@ from langchain_core.runnables.config import run_in_executor
 from langchain_core.vectorstores import VectorStore
 from numpy.typing import NDArray
 
+from retrieval.analyze import Analyzer
 from retrieval.dense import open_dense, refresh
 from retrieval.errors import IndexMismatchError
 from retrieval.records import Chunk, ChunkingSpec, Document, EncoderSpec, Hit, IndexManifest
@@ -97,10 +98,17 @@ class RagVectorStore(VectorStore):
     """
 
     def __init__(
-        self, store: Store, encoder: PassageEncoder, *, device: str = "cpu", wait_seconds: float = 30.0
+        self,
+        store: Store,
+        encoder: PassageEncoder,
+        *,
+        analyzer: Analyzer | None = None,
+        device: str = "cpu",
+        wait_seconds: float = 30.0,
     ) -> None:
         self.store = store
         self.encoder = encoder
+        self.analyzer = analyzer or Analyzer()
         self.wait_seconds = wait_seconds
         self._check_encoder()
         self._dense = open_dense(store, device=device)
@@ -173,7 +181,7 @@ class RagVectorStore(VectorStore):
         if not texts:
             return []
         documents = [_document(*each) for each in zip(named, texts, metadatas, strict=True)]
-        with self.store.writer(wait_seconds=self.wait_seconds) as writer:
+        with self.store.writer(wait_seconds=self.wait_seconds, analyzer=self.analyzer) as writer:
             self._check_encoder()
             for first in range(0, len(documents), batch_size):
                 self._stage(writer, documents[first : first + batch_size])

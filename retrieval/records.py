@@ -89,6 +89,44 @@ class Place:
 
 
 @dataclass(frozen=True, slots=True)
+class Neighbour:
+    """The chunk right before or after a hit, in the same document."""
+
+    chunk_id: str
+    start: int
+    end: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """Where a passage stood at each stage of a search.
+
+    Ranks count from 1; None where a stage did not list it. Scores are each stage's own: cosine, BM25, the fused score
+    and the late-interaction score the last order comes from. overlap_score: idf share of the question's terms in it.
+    """
+
+    dense_rank: int | None = None
+    dense_score: float | None = None
+    lexical_rank: int | None = None
+    lexical_score: float | None = None
+    fused_rank: int | None = None
+    fused_score: float | None = None
+    interaction_score: float | None = None
+    overlap_score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A passage that a stage found and the result does not show, and why."""
+
+    source: str
+    chunk_id: str
+    reason: str
+    stages: Stages
+
+
+@dataclass(frozen=True, slots=True)
 class Hit:
     """A retrieved chunk. `score` is higher-is-better and comparable within one result list only."""
 
@@ -105,6 +143,9 @@ class Hit:
     line: int = 1
     context: str = ""
     also_in: tuple[Place, ...] = ()
+    stages: Stages | None = None
+    before: Neighbour | None = None
+    after: Neighbour | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +191,6 @@ class IndexManifest:
 
     encoder: EncoderSpec
     chunking: ChunkingSpec
-    schema_version: int = 1
     created_at: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
 

@@ -1,30 +1,48 @@
-"""Question to hits: dense candidates, re-ranked by late interaction, the same text shown once.
+"""Question to hits: two lists, fused by how sure each is of itself, re-ranked by late interaction, each text shown once.
 
-Knows the store, the dense index and the interaction; nothing of readers or files.
+Knows the store, the indexes and the interaction; nothing of readers or files.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.dense import DenseIndex, refresh
+from retrieval.analyze import Analyzer
+from retrieval.dense import DenseIndex
+from retrieval.dense import refresh as refresh_dense
+from retrieval.diversity import LeftOut, diversify
 from retrieval.encoder import Encoder, passage_input
 from retrieval.errors import IndexMismatchError
+from retrieval.evidence import Evidence, features
+from retrieval.filters import Filter
+from retrieval.fusion import dense_share, fuse
 from retrieval.interaction import Interaction, Passage, Question, SignCodec
-from retrieval.records import EncoderSpec, Hit, Place
-from retrieval.rerank import rerank
+from retrieval.lexical import LexicalIndex
+from retrieval.lexical import refresh as refresh_lexical
+from retrieval.parts import merge, parts
+from retrieval.records import Dropped, EncoderSpec, Hit, Neighbour, Place, Stages
+from retrieval.rerank import Candidates, CrossEncoder, rerank
 from retrieval.statistics import Statistics
 from retrieval.store import Store, StoredChunk
 from retrieval.threads import one_blas_thread
 
+if TYPE_CHECKING:
+    from retrieval.synonyms import Expansion, Synonyms
+
 STATISTICS_BLOB = "statistics"
+EVIDENCE_BLOB = "evidence"
+DROPPED_SHOWN = 20
 
 Codes = NDArray[np.uint8]
+Ints = NDArray[np.int64]
 
 
 def codec_blob(encoder: EncoderSpec) -> str:
@@ -33,21 +51,58 @@ def codec_blob(encoder: EncoderSpec) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class SearchSettings:
+    """How a retriever works; fixed while it is open.
+
+    candidates: how many each list gives; reranked: how many of the fused ones are compared word by word, 0 for none.
+    """
+
+    candidates: int = 100
+    reranked: int = 60
+    split_questions: bool = True
+    cross_encoder: CrossEncoder | None = None
+    synonyms: Synonyms | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Retrieved:
-    """The hits of a question, best first, and what a reader needs to look into them (`passages`, one a hit)."""
+    """The hits of a question, best first, and what a reader needs to look into them (`passages`, one a hit).
+
+    evidence: how likely an answer is in here at all, [0, 1], calibrated (retrieval/evidence.py); a reader abstains
+    below `evidence_needed`; evidence_features: what it is made of. weights: share of each
+    retriever in the fusion. terms: idf of the question's index terms. parts: of a question of several, searched by
+    part; empty for one question. dropped: what came close and is not shown, best first.
+    """
 
     question: Question
     hits: tuple[Hit, ...]
     passages: tuple[Passage, ...]
+    evidence: float
+    evidence_needed: float
     timings_ms: Mapping[str, float]
+    evidence_features: Mapping[str, float] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
+    terms: Mapping[str, float] = field(default_factory=dict)
+    expansions: tuple[Expansion, ...] = ()
+    parts: tuple[str, ...] = ()
+    dropped: tuple[Dropped, ...] = ()
 
 
 class Retriever:
     """Searches one open index and follows it when another process publishes a new state."""
 
-    def __init__(self, store: Store, dense: DenseIndex, encoder: Encoder, *, candidates: int = 100) -> None:
-        self._store, self._dense, self._encoder = store, dense, encoder
-        self._candidates = candidates
+    def __init__(
+        self,
+        store: Store,
+        dense: DenseIndex,
+        lexical: LexicalIndex,
+        encoder: Encoder,
+        *,
+        analyzer: Analyzer | None = None,
+        settings: SearchSettings | None = None,
+    ) -> None:
+        self._store, self._dense, self._lexical, self._encoder = store, dense, lexical, encoder
+        self._analyzer, self._settings = analyzer or Analyzer(), settings or SearchSettings()
         self._load()
 
     @property
@@ -55,39 +110,220 @@ class Retriever:
         """The comparison of questions and passages, with the statistics of this index."""
         return self._interaction
 
-    def search(self, question: str, *, k: int) -> Retrieved:
-        """The k best hits; fewer where the index has fewer texts.
+    def search(
+        self,
+        question: str,
+        *,
+        k: int,
+        filters: Filter | None = None,
+        max_per_document: int = 0,
+        diversity: float = 0.0,
+        neighbours: bool = False,
+    ) -> Retrieved:
+        """The k best hits; fewer where the index, or what the filter leaves of it, has fewer texts.
 
-        Raises EmptyTextError on a blank question, TextTooLongError on one the encoder cannot read whole,
-        IndexMismatchError when the index was built anew with another encoder meanwhile.
+        max_per_document: of one document at most so many, 0 for any number. diversity: [0, 1], of maximal marginal
+        relevance. neighbours: hits carry the chunks before and after. Raises EmptyTextError on a blank question,
+        TextTooLongError on one the encoder cannot read whole, IndexMismatchError when the index was built anew with
+        another encoder meanwhile.
         """
         if k < 1:
             raise ValueError(f"k must be at least 1, not {k}")
-        started = time.perf_counter()
+        clock = _Clock()
         with one_blas_thread(), self._store.snapshot():
             self._follow()
-            asked = self._interaction.question(question)
-            encoded = time.perf_counter()
-            # where the encoder cannot read the question, its order means little, so more of it is looked at
-            groups = self._groups(asked, max(k, round(self._candidates / max(asked.known, 0.1))), k=k)
-            searched = time.perf_counter()
-            passages = self._passages([group.chunks[0] for group in groups])
-        ranked = self._rank(asked, groups, passages)[:k]
-        done = time.perf_counter()
+            allowed = self._allowed(filters)
+            with clock("encode"):
+                asked = self._ask(question)
+                several = self._parts(question)
+            ranking, groups = self._found(asked, several, allowed, k=k, clock=clock)
+            with clock("read"):
+                chosen = self._chosen(groups, k=k, max_per_document=max_per_document, diversity=diversity)
+                passages = [self._passage(group.chunks[0], ranking.codes) for group in chosen.groups]
+                around = self._around(chosen.groups) if neighbours else {}
         return Retrieved(
-            question=asked,
-            hits=tuple(_hit(rank, score, groups[index].chunks) for rank, (index, score) in enumerate(ranked, start=1)),
-            passages=tuple(passages[index] for index, _ in ranked),
-            timings_ms={
-                "encode": 1000 * (encoded - started),
-                "search": 1000 * (searched - encoded),
-                "rerank": 1000 * (done - searched),
-            },
+            question=asked.question,
+            hits=tuple(_hits(chosen.groups, around)),
+            passages=tuple(passages),
+            evidence=self._evidence.score(ranking.evidence),
+            evidence_needed=self._evidence.threshold,
+            evidence_features=ranking.evidence,
+            timings_ms=clock.times,
+            weights={"dense": ranking.dense_share, "lexical": 1 - ranking.dense_share},
+            terms=asked.question.term_weights,
+            expansions=asked.expansions,
+            parts=tuple(part.question.text for part in several),
+            dropped=chosen.dropped,
         )
+
+    # ---- from question to ranking ------------------------------------------------------------------------------------
+
+    def _ask(self, question: str) -> _Asked:
+        """Encode a question and weigh its terms; synonyms come in below the words they stand for."""
+        asked = self._interaction.question(question)
+        expansions = self._settings.synonyms.expand(question) if self._settings.synonyms else ()
+        terms = dict.fromkeys(asked.term_weights, 1.0)
+        for expansion in expansions:
+            for term in expansion.terms:
+                terms.setdefault(term, expansion.weight)
+        return _Asked(asked, terms, expansions)
+
+    def _parts(self, question: str) -> list[_Asked]:
+        """The parts of a question that asks several things; none where it asks one."""
+        found = parts(question) if self._settings.split_questions else ()
+        return [self._ask(part.text) for part in found] if len(found) > 1 else []
+
+    def _found(
+        self, asked: _Asked, several: Sequence[_Asked], allowed: _Allowed, *, k: int, clock: _Clock
+    ) -> tuple[_Ranking, list[_Group]]:
+        """Candidates in their final order, and at least k different texts among them where the index has as many."""
+        depth = max(k, self._settings.candidates)
+        while True:
+            ranking = self._ranking(asked, several, allowed, depth, clock)
+            with clock("read"):
+                groups = self._groups(ranking, allowed, wanted=k)
+            if len(groups) >= k or depth >= self._dense.size:
+                return ranking, groups
+            depth *= 4  # one text stands under many headings: a licence in every file
+
+    def _ranking(
+        self, asked: _Asked, several: Sequence[_Asked], allowed: _Allowed, depth: int, clock: _Clock
+    ) -> _Ranking:
+        """Every candidate in its final order; a question of several parts is searched by part and merged."""
+        whole = self._rank(asked, allowed, depth, clock)
+        by_part = [self._rank(part, allowed, depth, clock) for part in several]
+        if not by_part:
+            return whole
+        order = merge(whole.ids, [part.ids for part in by_part])
+        stages = {**{key: value for part in reversed(by_part) for key, value in part.stages.items()}, **whole.stages}
+        codes = {**{key: value for part in by_part for key, value in part.codes.items()}, **whole.codes}
+        weakest = min((part.evidence for part in by_part), key=self._evidence.score)
+        evidence = max(whole.evidence, weakest, key=self._evidence.score)
+        return replace(whole, ids=order, stages=stages, codes=codes, evidence=evidence)
+
+    def _rank(self, asked: _Asked, allowed: _Allowed, depth: int, clock: _Clock) -> _Ranking:
+        """Two lists, one fused, its head re-ranked."""
+        question = asked.question
+        with clock("search"):
+            pool = self._candidates(asked, allowed, depth)
+            fused_order = np.argsort(-pool.fused, kind="stable")
+        with clock("rerank"):
+            head = fused_order[: self._settings.reranked]
+            codes = self._codes([int(each) for each in pool.ids[head]])
+            candidates = Candidates(
+                dense=pool.dense[head],
+                lexical=pool.lexical[head],
+                overlap=pool.overlap[head],
+                fused=pool.fused[head],
+                comparison=self._interaction.compare(question, [codes[int(each)] for each in pool.ids[head]]),
+            )
+            order = self._order(question, candidates, pool.ids[head])
+            matched = self._interaction.match(question, candidates.comparison.whole, candidates.overlap)
+            evidence = features(question, candidates, order)
+        ids = [int(each) for each in chain(pool.ids[head][order], pool.ids[fused_order[len(head) :]])]
+        interaction = dict(zip(pool.ids[head].tolist(), matched.tolist(), strict=True))
+        return _Ranking(ids, pool.stages(fused_order, interaction), codes, evidence, pool.dense_share)
+
+    def _candidates(self, asked: _Asked, allowed: _Allowed, depth: int) -> _Pool:
+        """The union of both lists; each candidate gets the score of either list, whichever found it."""
+        question, among = asked.question, allowed.embeddings
+        near, near_ids = self._dense.search(question.vector[None, :], depth, among=among)
+        dense_list = [int(each) for each in near_ids[0]]
+        lexical_scores, lexical_ids = self._lexical.search(asked.terms, depth, among=among)
+        lexical_list = [int(each) for each in lexical_ids]
+        ids = np.array(sorted({*dense_list, *lexical_list}), dtype=np.int64)
+        dense = np.asarray(self._dense.scores(question.vector, ids), dtype=np.float64)
+        lexical = np.asarray(self._lexical.scores(asked.terms, ids), dtype=np.float64)
+        share = dense_share(near[0].astype(np.float64), _padded(lexical_scores, len(near[0])), known=question.known)
+        return _Pool(
+            ids=ids,
+            dense=dense,
+            lexical=lexical,
+            overlap=np.asarray(self._lexical.overlap(self._term_shares(asked), ids), dtype=np.float64),
+            fused=fuse(dense, lexical, share),
+            dense_share=share,
+            dense_ranks={each: rank for rank, each in enumerate(dense_list, start=1)},
+            lexical_ranks={each: rank for rank, each in enumerate(lexical_list, start=1)},
+        )
+
+    def _order(self, question: Question, candidates: Candidates, ids: Ints) -> Ints:
+        if not self._settings.reranked:
+            return np.arange(len(ids))
+        if self._settings.cross_encoder is None:
+            return rerank(candidates, question.weights, known=question.known)
+        texts = {one.embedding: one.encoded for one in self._store.passages(ids)}
+        scores = self._settings.cross_encoder.scores(question.text, [texts[int(each)] for each in ids])
+        return np.argsort(-scores, kind="stable")
+
+    def _term_shares(self, asked: _Asked) -> dict[str, float]:
+        """Idf share of every term searched for, sum 1; a synonym has its weight in it."""
+        extra = [term for term in asked.terms if term not in asked.question.term_weights]
+        if not extra:
+            return dict(asked.question.term_weights)
+        found = list(asked.terms)
+        weights = self._interaction.term_idf(found) * np.array([asked.terms[term] for term in found])
+        return dict(zip(found, (weights / max(weights.sum(), 1e-9)).tolist(), strict=True))
+
+    def _codes(self, ids: Sequence[int]) -> dict[int, Codes]:
+        """Token codes of embeddings; what was added through LangChain is encoded now instead of at ingest."""
+        none = np.zeros((0, 0), np.uint8)
+        if self._codec is None:
+            return dict.fromkeys(ids, none)
+        found = self._store.token_codes(ids)
+        missing = np.array([each for each in ids if each not in found], dtype=np.int64)
+        if missing.size:
+            texts = {one.embedding: one.encoded for one in self._store.passages(missing)}
+            for each, encoded in zip(texts, self._encoder.encode(list(texts.values())), strict=True):
+                found[each] = self._codec.encode(encoded.tokens)
+        return found
+
+    # ---- from ranking to hits ----------------------------------------------------------------------------------------
+
+    def _chosen(self, groups: Sequence[_Group], *, k: int, max_per_document: int, diversity: float) -> _Chosen:
+        if not (max_per_document or diversity):
+            kept, left_out = list(groups[:k]), [LeftOut(at, "rank") for at in range(k, len(groups))]
+        else:
+            found, vectors = self._store.vectors(np.array([group.embedding for group in groups], dtype=np.int64))
+            rows = vectors[np.searchsorted(found, [group.embedding for group in groups])]
+            result = diversify(
+                -np.arange(len(groups), dtype=np.float64),
+                rows,
+                [group.chunks[0].chunk.doc_id for group in groups],
+                k=k,
+                mmr=diversity,
+                max_per_document=max_per_document,
+            )
+            kept, left_out = [groups[at] for at in result.kept], list(result.left_out)
+        return _Chosen(kept, tuple(_dropped(groups, one) for one in left_out[:DROPPED_SHOWN]))
+
+    def _groups(self, ranking: _Ranking, allowed: _Allowed, *, wanted: int) -> list[_Group]:
+        """Chunks with the very same text are one, in the order of the best of them; at least `wanted` if there are."""
+        groups: dict[str, _Group] = {}
+        step = max(self._settings.reranked, 3 * wanted)
+        for first in range(0, len(ranking.ids), step):
+            if len(groups) >= wanted:
+                break
+            ids = ranking.ids[first : first + step]
+            found = self._store.chunks_of_embeddings(ids)
+            for each, chunk in ((each, chunk) for each in ids for chunk in found.get(each, ()) if allowed(chunk)):
+                groups.setdefault(chunk.chunk.text, _Group(each, ranking.stages[each], [])).chunks.append(chunk)
+        return list(groups.values())
+
+    def _passage(self, stored: StoredChunk, codes: Mapping[int, Codes]) -> Passage:
+        found = codes.get(stored.embedding)
+        if found is None:  # below what was re-ranked
+            found = self._codes([stored.embedding])[stored.embedding]
+        return Passage(stored.chunk.text, found, stored.chunk.context)
+
+    def _around(self, groups: Sequence[_Group]) -> dict[str, tuple[Neighbour | None, Neighbour | None]]:
+        found = self._store.neighbours([group.chunks[0].chunk.chunk_id for group in groups])
+        return {each: (_neighbour(before), _neighbour(after)) for each, (before, after) in found.items()}
+
+    # ---- the state of the index --------------------------------------------------------------------------------------
 
     def _follow(self) -> None:
         """Take over what another process has published since the last look."""
-        if self._store.generation == self._dense.generation:
+        if self._store.generation == self._dense.generation == self._lexical.generation:
             return
         built_with, spec = self._store.manifest.encoder, self._encoder.spec
         if built_with != spec:
@@ -95,80 +331,183 @@ class Retriever:
                 f"the index was built anew with encoder '{built_with.name}' ({built_with.dimension}-d) while "
                 f"'{spec.name}' ({spec.dimension}-d) was searching it; start again"
             )
-        refresh(self._store, self._dense)
+        refresh_dense(self._store, self._dense)
+        refresh_lexical(self._store, self._lexical)
         self._load()
 
-    def _groups(self, question: Question, candidates: int, *, k: int) -> list[_Group]:
-        """Candidates by dense score, at least k different texts where the index has as many."""
-        while True:
-            scores, ids = self._dense.search(question.vector[None, :], candidates)
-            found = self._store.chunks_of_embeddings(ids[0].tolist())
-            groups = _by_text(ids[0].tolist(), scores[0].tolist(), found)
-            if len(groups) >= k or candidates >= self._dense.size:
-                return groups
-            candidates *= 4  # one text stands under many headings: a licence in every file
-
     def _load(self) -> None:
-        """Read what the current generation of the index says of its words and token codes."""
+        """Read what the current generation of the index says of its words, token codes and evidence."""
         spec = self._encoder.spec
         codec, statistics = self._store.blob(codec_blob(spec)), self._store.blob(STATISTICS_BLOB)
         self._codec = SignCodec.load(codec, dimension=spec.dimension) if codec else None
-        vocabulary = self._encoder.tokenizer.get_vocab_size()
-        counts = Statistics.load(statistics) if statistics else Statistics(vocabulary)
-        self._interaction = Interaction(self._encoder, self._codec, counts)
+        counts = Statistics.load(statistics) if statistics else Statistics(self._encoder.tokenizer.get_vocab_size())
+        self._interaction = Interaction(self._encoder, self._codec, counts, self._analyzer, self._lexical)
+        self._evidence = Evidence.load(self._store.blob(EVIDENCE_BLOB))
+        self._filtered: dict[Filter, _Allowed] = {}
 
-    def _rank(
-        self, question: Question, groups: Sequence[_Group], passages: Sequence[Passage]
-    ) -> list[tuple[int, float]]:
-        """By interaction; an index without token codes (filled through LangChain alone) keeps the dense order."""
-        if self._codec is None:
-            return [(index, group.score) for index, group in enumerate(groups)]
-        return rerank(self._interaction, question, passages)
+    def _allowed(self, filters: Filter | None) -> _Allowed:
+        """What a filter leaves; remembered until the index changes."""
+        if filters is None or filters.is_empty:
+            return _Allowed(None, None, None)
+        if filters not in self._filtered:
+            facts = [one for one in self._store.document_facts() if filters.matches(one)]
+            embeddings = self._store.embeddings_of_documents([one.row for one in facts], pages=filters.pages)
+            if len(self._filtered) >= _FILTERS_KEPT:
+                self._filtered.clear()
+            self._filtered[filters] = _Allowed(embeddings, frozenset(one.doc_id for one in facts), filters)
+        return self._filtered[filters]
 
-    def _passages(self, chunks: Sequence[StoredChunk]) -> list[Passage]:
-        stored = self._store.token_codes([chunk.embedding for chunk in chunks])
-        missing = [chunk for chunk in chunks if chunk.embedding not in stored]
-        if missing and self._codec is not None:  # added through LangChain: encoded now instead of at ingest
-            inputs = [passage_input(one.chunk.context, one.chunk.text) for one in missing]
-            for one, encoded in zip(missing, self._encoder.encode(inputs), strict=True):
-                stored[one.embedding] = self._codec.encode(encoded.tokens)
-        none = np.zeros((0, 0), np.uint8)
-        return [Passage(one.chunk.text, stored.get(one.embedding, none), one.chunk.context) for one in chunks]
+
+_FILTERS_KEPT = 16
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A question, and the terms to look for with their weights: 1 for its own, less for synonyms."""
+
+    question: Question
+    terms: Mapping[str, float]
+    expansions: tuple[Expansion, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Allowed:
+    """What may be found; None is everything. A text may stand in a document that is kept out as well."""
+
+    embeddings: Ints | None
+    documents: frozenset[str] | None
+    filters: Filter | None
+
+    def __call__(self, stored: StoredChunk) -> bool:
+        """Whether a hit may show this place."""
+        return (
+            self.documents is None
+            or self.filters is None
+            or (stored.chunk.doc_id in self.documents and self.filters.matches_page(stored.chunk.page))
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Pool:
+    """The candidates of a question, n of them by ascending id; scores are float64 (n,)."""
+
+    ids: Ints
+    dense: NDArray[np.float64]
+    lexical: NDArray[np.float64]
+    overlap: NDArray[np.float64]
+    fused: NDArray[np.float64]
+    dense_share: float
+    dense_ranks: Mapping[int, int]
+    lexical_ranks: Mapping[int, int]
+
+    def stages(self, fused_order: Ints, interaction: Mapping[int, float]) -> dict[int, Stages]:
+        """What each candidate went through, by id."""
+        return {
+            each: Stages(
+                dense_rank=self.dense_ranks.get(each),
+                dense_score=float(self.dense[at]),
+                lexical_rank=self.lexical_ranks.get(each),
+                lexical_score=float(self.lexical[at]),
+                fused_rank=rank,
+                fused_score=float(self.fused[at]),
+                interaction_score=interaction.get(each),
+                overlap_score=float(self.overlap[at]),
+            )
+            for rank, at in enumerate(fused_order.tolist(), start=1)
+            for each in [int(self.ids[at])]
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Ranking:
+    """Embedding ids, best first, and what is known of them."""
+
+    ids: list[int]
+    stages: Mapping[int, Stages]
+    codes: Mapping[int, Codes]
+    evidence: Mapping[str, float]
+    dense_share: float
 
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Chunks with the very same text, and the best dense score among them."""
+    """Chunks with the very same text, and the best embedding among them."""
 
-    score: float
+    embedding: int
+    stages: Stages
     chunks: list[StoredChunk]
 
 
-def _by_text(ids: Sequence[int], scores: Sequence[float], found: Mapping[int, Sequence[StoredChunk]]) -> list[_Group]:
-    groups: dict[str, _Group] = {}
-    for embedding, score in zip(ids, scores, strict=True):
-        for chunk in found.get(embedding, ()):
-            groups.setdefault(chunk.chunk.text, _Group(score, [])).chunks.append(chunk)
-    return list(groups.values())
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    groups: list[_Group]
+    dropped: tuple[Dropped, ...]
 
 
-def _hit(rank: int, score: float, chunks: Sequence[StoredChunk]) -> Hit:
-    first, chunk = chunks[0], chunks[0].chunk
-    return Hit(
-        rank=rank,
-        score=score,
-        chunk_id=chunk.chunk_id,
-        doc_id=chunk.doc_id,
-        source=first.source,
-        start=chunk.start,
-        end=chunk.end,
-        text=chunk.text,
-        heading=chunk.heading,
-        page=chunk.page,
-        line=first.line,
-        context=chunk.context,
-        also_in=tuple(
-            Place(one.chunk.chunk_id, one.chunk.doc_id, one.source, one.chunk.start, one.chunk.end)
-            for one in chunks[1:]
-        ),
-    )
+class _Clock:
+    """Adds up milliseconds by name."""
+
+    def __init__(self) -> None:
+        self.times: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.times[name] = self.times.get(name, 0.0) + 1000 * (time.perf_counter() - started)
+
+
+def _padded(scores: NDArray[np.float32], size: int) -> NDArray[np.float64]:
+    """A list as long as the other one: what matches no term at all has a score of zero."""
+    return np.concatenate([scores.astype(np.float64), np.zeros(max(0, size - len(scores)))])
+
+
+def _dropped(groups: Sequence[_Group], one: LeftOut) -> Dropped:
+    group = groups[one.position]
+    reasons = {
+        "rank": f"rank {one.position + 1}, after the last one shown",
+        "document": "its document has as many hits as one may have",
+        "similar": "too much like " + (groups[one.like].chunks[0].source if one.like is not None else "a better hit"),
+    }
+    return Dropped(group.chunks[0].source, group.chunks[0].chunk.chunk_id, reasons[one.reason], group.stages)
+
+
+def _neighbour(stored: StoredChunk | None) -> Neighbour | None:
+    if stored is None:
+        return None
+    chunk = stored.chunk
+    return Neighbour(chunk.chunk_id, chunk.start, chunk.end, chunk.text)
+
+
+def _hits(groups: Sequence[_Group], around: Mapping[str, tuple[Neighbour | None, Neighbour | None]]) -> Iterator[Hit]:
+    """Scores are those of the interaction (the fused ones where it did not look), never above that of the hit before."""
+    highest = float("inf")
+    for rank, group in enumerate(groups, start=1):
+        matched, first = group.stages.interaction_score, group.chunks[0]
+        score = matched if matched is not None else group.stages.fused_score
+        highest = min(highest, score if score is not None else highest)
+        chunk = first.chunk
+        before, after = around.get(chunk.chunk_id, (None, None))
+        yield Hit(
+            rank=rank,
+            score=highest,
+            chunk_id=chunk.chunk_id,
+            doc_id=chunk.doc_id,
+            source=first.source,
+            start=chunk.start,
+            end=chunk.end,
+            text=chunk.text,
+            heading=chunk.heading,
+            page=chunk.page,
+            line=first.line,
+            context=chunk.context,
+            also_in=tuple(
+                Place(one.chunk.chunk_id, one.chunk.doc_id, one.source, one.chunk.start, one.chunk.end)
+                for one in group.chunks[1:]
+            ),
+            stages=group.stages,
+            before=before,
+            after=after,
+        )

@@ -8,18 +8,30 @@ import typer
 
 from app.cli.common import (
     FAILED,
+    AfterFlag,
+    BeforeFlag,
     ConfigFlag,
     DeviceFlag,
+    DiversityFlag,
     EncoderFlag,
     IndexFlag,
     JsonFlag,
+    MaxPerDocumentFlag,
+    NeighboursFlag,
+    PageFlag,
     ProfileFlag,
     ReaderFlag,
     Session,
+    SourceFlag,
     TopKFlag,
+    TypeFlag,
+    WhereFlag,
     complain,
+    filter_of,
+    note_nothing,
     place,
     print_json,
+    require_question,
     stderr,
     stdout,
     table,
@@ -39,6 +51,7 @@ if TYPE_CHECKING:
 
     from app.pipeline import Pipeline
     from reader.records import Answer, Citation, WordMatch
+    from retrieval.filters import Filter
 
 MARKED_SIMILARITY = 0.5
 """Words of a quote are marked from here on; below, the best match of a question word is rarely a match to a person."""
@@ -60,6 +73,15 @@ def ask(
     explain: Annotated[bool, typer.Option("--explain", help="Show which words matched which.")] = False,
     as_json: JsonFlag = False,
     top_k: TopKFlag = None,
+    source: SourceFlag = None,
+    type_: TypeFlag = None,
+    where: WhereFlag = None,
+    after: AfterFlag = None,
+    before: BeforeFlag = None,
+    page: PageFlag = None,
+    max_per_document: MaxPerDocumentFlag = None,
+    diversity: DiversityFlag = None,
+    neighbours: NeighboursFlag = None,
     index: IndexFlag = None,
     profile: ProfileFlag = None,
     encoder: EncoderFlag = None,
@@ -73,14 +95,16 @@ def ask(
     session: Session = context.obj
     if (question is None) == (questions is None):
         raise typer.BadParameter("give one question, or many with --questions FILE", param_hint="QUESTION")
-    if question is not None and not question.strip():
-        raise typer.BadParameter("the question is blank", param_hint="QUESTION")
+    if question is not None:
+        require_question(question)
+    filters = filter_of(source=source, type_=type_, where=where, after=after, before=before, page=page)
     settings = session.config(
-        config=config, index=index, profile=profile, encoder=encoder, device=device, reader=reader, top_k=top_k
-    )
+        config=config, index=index, profile=profile, encoder=encoder, device=device, reader=reader, top_k=top_k,
+        max_per_document=max_per_document, diversity=diversity, neighbours=neighbours,
+    )  # fmt: skip
     with session.pipeline(settings) as pipeline:
         require_reader(pipeline.choice)
-        desk = _Desk(pipeline, top_k=settings.top_k, explain=explain, as_json=as_json)
+        desk = _Desk(pipeline, top_k=settings.top_k, filters=filters, explain=explain, as_json=as_json)
         if question is not None:
             desk.answer(question)
         elif questions is not None and not desk.answer_all(questions):
@@ -90,9 +114,10 @@ def ask(
 class _Desk:
     """Answers questions one by one and prints each as soon as it is answered."""
 
-    def __init__(self, pipeline: Pipeline, *, top_k: int, explain: bool, as_json: bool) -> None:
+    def __init__(self, pipeline: Pipeline, *, top_k: int, filters: Filter | None, explain: bool, as_json: bool) -> None:
         self._pipeline = pipeline
         self._top_k = top_k
+        self._filters = filters
         self._explain = explain
         self._as_json = as_json
 
@@ -100,13 +125,15 @@ class _Desk:
         from app.cli.progress import waiting
 
         with waiting(stderr(), "reading"):
-            answer = self._pipeline.ask(question, k=self._top_k)
+            answer = self._pipeline.ask(question, k=self._top_k, filters=self._filters)
         if self._as_json:
             from app.cli.wire import answer_record
 
             print_json(answer_record(answer, explain=self._explain))
         else:
             print_answer(answer, stdout(), explain=self._explain)
+        if self._filters is not None and not answer.hits:
+            note_nothing(self._filters)
 
     def answer_all(self, source: str) -> bool:
         """Every line that is not blank. True if none failed; one that fails is reported and the rest is answered."""

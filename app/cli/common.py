@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from app.pipeline import Pipeline
+    from retrieval.filters import Filter
 
 # Paths are plain text for Typer: its own kind of path refuses "-", and app.config reads the others.
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
@@ -41,6 +42,88 @@ DeviceFlag = Annotated[str | None, typer.Option("--device", metavar="NAME", help
 ReaderFlag = Annotated[str | None, typer.Option("--reader", metavar="NAME", help="auto, extractive or zephyr.")]
 TopKFlag = Annotated[str | None, typer.Option("--top-k", "-k", metavar="N", help="How many passages to look at.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
+
+_NARROW = "Narrow the search"
+SourceFlag = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--source",
+        metavar="GLOB",
+        help="Only documents whose path matches: docs/**/*.md, notes/, !drafts/. Several are alternatives.",
+        rich_help_panel=_NARROW,
+    ),
+]
+TypeFlag = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--type",
+        metavar="TYPE",
+        help="Only documents of a type: pdf, text/html, text/*. Several are alternatives.",
+        rich_help_panel=_NARROW,
+    ),
+]
+WhereFlag = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--where",
+        metavar="COND",
+        help="Only documents whose metadata says so: status=final, version>=2, author~smith. All must hold.",
+        rich_help_panel=_NARROW,
+    ),
+]
+AfterFlag = Annotated[
+    str | None,
+    typer.Option("--after", metavar="DATE", help="Only documents dated on this day or later.", rich_help_panel=_NARROW),
+]
+BeforeFlag = Annotated[
+    str | None,
+    typer.Option("--before", metavar="DATE", help="Only documents dated earlier.", rich_help_panel=_NARROW),
+]
+PageFlag = Annotated[
+    str | None,
+    typer.Option("--page", metavar="PAGES", help="Only these pages: 3, 3-7, -7 or 3-.", rich_help_panel=_NARROW),
+]
+MaxPerDocumentFlag = Annotated[
+    str | None, typer.Option("--max-per-document", metavar="N", help="At most so many passages of a document; 0: any.")
+]
+DiversityFlag = Annotated[
+    str | None, typer.Option("--diversity", metavar="SHARE", help="From 0, the best, to 1, the most different.")
+]
+NeighboursFlag = Annotated[
+    bool | None, typer.Option("--neighbours/--no-neighbours", help="Give each passage with those around it.")
+]
+
+
+def filter_of(
+    *,
+    source: list[str] | None,
+    type_: list[str] | None,
+    where: list[str] | None,
+    after: str | None,
+    before: str | None,
+    page: str | None,
+) -> Filter | None:
+    """The filter that the flags ask for; None where none of them was given. Raises ConfigError."""
+    from retrieval.filters import parse_filter
+
+    wanted = parse_filter(
+        sources=source or (), types=type_ or (), where=where or (), after=after, before=before, pages=page
+    )
+    return None if wanted.is_empty else wanted
+
+
+def require_question(question: str) -> None:
+    """Raise a usage error on a question without a character that can be seen."""
+    if not any(character.isprintable() and not character.isspace() for character in question):
+        raise typer.BadParameter("the question is blank", param_hint="QUESTION")
+
+
+def note_nothing(filters: Filter | None) -> None:
+    """Say on standard error that nothing was found, and whether a filter left nothing to search."""
+    if filters is None:
+        note("nothing found")
+    else:
+        note(f"no document matches {filters.describe()}; rag index list shows what there is")
 
 
 def _open_pipeline(config: Config) -> Pipeline:

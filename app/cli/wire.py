@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from app.pipeline import SearchResult
     from ingest.records import IngestReport
     from reader.records import Answer, Citation
-    from retrieval.records import Hit
+    from retrieval.filters import Filter
+    from retrieval.records import Hit, Neighbour, Stages
 
 # json leaves these raw without ensure_ascii. Lone surrogates cannot be written as UTF-8; C1 controls and changes of
 # direction act on terminals; some readers of one-object-a-line take U+0085, U+2028 and U+2029 for line ends. They stand
@@ -48,8 +50,24 @@ def answer_record(answer: Answer, *, explain: bool = False) -> Json:
     return record
 
 
+def search_record(result: SearchResult, filters: Filter | None) -> Json:
+    """The object of `rag search --json`."""
+    return {
+        "question": result.question,
+        "hits": [hit_record(hit, text=True) for hit in result.hits],
+        "timings_ms": dict(result.timings_ms),
+        "filter": None if filters is None else filters.describe(),
+        "parts": list(result.parts),
+        "terms": dict(result.terms),
+        "expansions": [asdict(expansion) for expansion in result.expansions],
+        "weights": dict(result.weights),
+        "evidence": result.evidence,
+        "dropped": [asdict(dropped) for dropped in result.dropped],
+    }
+
+
 def hit_record(hit: Hit, *, text: bool = False) -> Json:
-    """One hit; its text only where asked for."""
+    """One hit; its text, and those of the chunks around it, only where asked for."""
     record: Json = {
         "rank": hit.rank,
         "score": hit.score,
@@ -62,8 +80,15 @@ def hit_record(hit: Hit, *, text: bool = False) -> Json:
         "page": hit.page,
         "line": hit.line,
         "also_in": [asdict(place) for place in hit.also_in],
+        "stages": _or_none(hit.stages),
     }
-    return {**record, "text": hit.text} if text else record
+    if not text:
+        return record
+    return {**record, "text": hit.text, "before": _or_none(hit.before), "after": _or_none(hit.after)}
+
+
+def _or_none(record: Stages | Neighbour | None) -> Json | None:
+    return None if record is None else asdict(record)
 
 
 def _citation_record(citation: Citation) -> Json:

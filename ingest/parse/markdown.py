@@ -43,12 +43,13 @@ _KEY_VALUE = re.compile(r"^([A-Za-z_][\w.-]{0,63})[ \t]*:(?:[ \t]+([^\n]*))?$", 
 
 
 def parse(data: bytes, suffix: str) -> Parsed:  # noqa: ARG001  (every parser has the same door)
-    """Read a Markdown file; the flat `key: value` lines of its front matter become metadata (strings)."""
+    """Read a Markdown file; the flat `key: value` lines of its front matter become metadata: strings, `[a, b]` lists."""
     text = decode(data)
     scan = scanning_copy(text)
     body, metadata = _front_matter(scan)
     spans = _outline(scan, body)
-    title = metadata.get("title") or first_title(spans)
+    title = metadata.get("title")
+    title = title if isinstance(title, str) else first_title(spans)
     return Parsed(text, title, spans, "text/markdown", metadata)
 
 
@@ -130,7 +131,7 @@ def _ruled(scan: str, floor: int, event: re.Match[str]) -> Span | None:
     return Span("heading", start, event.start() + len(event["indent"]) + len(rule), 1 if rule[0] == "=" else 2, title)
 
 
-def _front_matter(scan: str) -> tuple[int, Mapping[str, str]]:
+def _front_matter(scan: str) -> tuple[int, Mapping[str, object]]:
     """Return where the body starts (position of a line feed in `scan`) and the front matter's flat keys."""
     opening = _FRONT_MATTER_OPEN.match(scan)
     if not opening:
@@ -142,7 +143,15 @@ def _front_matter(scan: str) -> tuple[int, Mapping[str, str]]:
     if not pairs:  # two thematic breaks around a paragraph, not front matter
         return 0, {}
     flat = {key: value.strip() for key, value in pairs[:MAX_FRONT_MATTER_KEYS]}
-    return closing.end(), {key: _unquoted(value) for key, value in flat.items() if value and value[0] not in "[{|>&*!#"}
+    simple = {key: value for key, value in flat.items() if value and value[0] not in "{|>&*!#"}
+    return closing.end(), {key: _value(each) for key, each in simple.items() if each[0] != "[" or each[-1] == "]"}
+
+
+def _value(value: str) -> str | list[str]:
+    """A plain or quoted string, or a list of them on one line; a comma inside quotes separates all the same."""
+    if value[0] == "[" and value[-1] == "]":
+        return [_unquoted(each.strip()) for each in value[1:-1].split(",") if each.strip()]
+    return _unquoted(value)
 
 
 def _unquoted(value: str) -> str:

@@ -26,10 +26,6 @@ PASSAGES_READ = 3
 MAX_SENTENCES = 2
 _PASSAGE_SHARE = 0.5  # how much of its passage's score a sentence is given
 _NEARLY = 0.8  # of the best sentence's score is what a second must reach; .6 finds no more answers, .88 loses 1%
-# Evidence below which the reader abstains, where the encoder reads the question and where only terms are compared:
-# 1% and about 12% refusals of answerable questions on squad1_dev and xquad_zh; see docs/benchmarks.md.
-MIN_EVIDENCE_READ = 0.45
-MIN_EVIDENCE_TERMS = 0.26
 MAX_QUOTE_CHARS = 1200
 """A longer "sentence" (a log, a table, minified code) is read and quoted in pieces."""
 MAX_LIST_CHARS = 600
@@ -66,8 +62,7 @@ class ExtractiveReader:
         self._min_evidence = min_evidence
 
     def read(self, retrieved: Retrieved) -> Answer:
-        """The best sentences, quoted with [n] markers, or an abstention when the best passage matches too little."""
-        evidence = self._evidence(retrieved)
+        """The best sentences, quoted with [n] markers, or an abstention where there is too little evidence of an answer."""
         answer = Answer(
             question=retrieved.question.text,
             text=REFUSAL[question_language(retrieved.question.text)],
@@ -75,11 +70,12 @@ class ExtractiveReader:
             citations=(),
             hits=retrieved.hits,
             reader=ReaderInfo("extractive", "none"),
-            evidence=evidence,
+            evidence=retrieved.evidence,
             timings_ms=retrieved.timings_ms,
         )
         look_up = cache(self._look_up)  # a document is read once an answer, however many of its passages are looked at
-        chosen = self._choose(retrieved, look_up) if evidence >= self._needed(retrieved.question.known) else []
+        needed = retrieved.evidence_needed if self._min_evidence is None else self._min_evidence
+        chosen = self._choose(retrieved, look_up) if retrieved.evidence >= needed else []
         if not chosen:
             return answer
         citations = tuple(
@@ -93,16 +89,6 @@ class ExtractiveReader:
             citations=citations,
             matches=tuple(self._explain(retrieved, chosen)),
         )
-
-    def _evidence(self, retrieved: Retrieved) -> float:
-        """The best passage's match. Not the hit's score: an index without token codes ranks by another measure."""
-        scores = self._interaction.score(retrieved.question, retrieved.passages[:PASSAGES_READ])
-        return float(scores.clip(0, 1).max(initial=0))
-
-    def _needed(self, known: float) -> float:
-        if self._min_evidence is not None:
-            return self._min_evidence
-        return known * MIN_EVIDENCE_READ + (1 - known) * MIN_EVIDENCE_TERMS
 
     def _choose(self, retrieved: Retrieved, look_up: LookUp) -> list[Candidate]:
         """The sentences to quote, best first; neighbours are joined into one quote."""
@@ -124,9 +110,10 @@ class ExtractiveReader:
             headings = _headings(look_up(hit.doc_id), hit)
             spans = [piece for start, end in _sentences(hit.text, headings) for piece in _pieces(hit.text, start, end)]
             scores = self._interaction.score_spans(retrieved.question, passage, spans)
+            matched = hit.score if hit.stages is None else hit.stages.interaction_score or 0.0
             for score, (start, end) in zip(scores, spans, strict=True):
                 says = _says(hit.text[start:end]) and not any(a <= start and end <= b for a, b in headings)
-                found.append(Candidate(float(score) + _PASSAGE_SHARE * hit.score, index, start, end, says))
+                found.append(Candidate(float(score) + _PASSAGE_SHARE * matched, index, start, end, says))
         return found
 
     def _explain(self, retrieved: Retrieved, chosen: Sequence[Candidate]) -> list[WordMatch]:

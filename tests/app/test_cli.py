@@ -9,7 +9,6 @@ import subprocess
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,7 +25,8 @@ from app.profiles import ProfileChoice
 from ingest.records import IngestReport, Progress, Skipped
 from reader.records import Answer, Citation, PromptInfo, ReaderInfo, WordMatch
 from retrieval.errors import ConfigError, IndexMissingError, RagError
-from retrieval.records import Failure, Hit, Place
+from retrieval.filters import parse_filter
+from retrieval.records import Dropped, Failure, Hit, Neighbour, Place, Stages
 from retrieval.store import DocumentRow
 
 TEXT = "# Try\n\nThe else clause runs\nwhen no exception was raised."
@@ -59,6 +59,47 @@ ROW = DocumentRow("d1", "/docs", "try.md", "text/markdown", "Try", 1234, 3, 456,
 EMBEDDED = ProfileChoice("embedded", "all-MiniLM-L6-v2", "extractive", "cpu", "no CUDA device found")
 
 
+@dataclass(frozen=True)
+class Expansion:
+    """What a synonym added."""
+
+    phrase: str
+    start: int
+    end: int
+    added: str
+    terms: tuple[str, ...]
+    weight: float
+
+
+@dataclass(frozen=True)
+class Found:
+    """The result of a search."""
+
+    question: str = ""
+    hits: tuple[Hit, ...] = ()
+    timings_ms: dict[str, float] = field(default_factory=lambda: {"search": 1.0})
+    dropped: tuple[Dropped, ...] = ()
+    expansions: tuple[Expansion, ...] = ()
+    parts: tuple[str, ...] = ()
+    evidence: float | None = None
+    weights: dict[str, float] = field(default_factory=dict)
+    terms: dict[str, float] = field(default_factory=dict)
+
+
+STAGES = Stages(
+    dense_rank=3, dense_score=0.5, lexical_rank=1, lexical_score=12.25, fused_rank=2, fused_score=0.75,
+    interaction_score=0.625, overlap_score=1.0,
+)  # fmt: skip
+FOUND = Found(
+    dropped=(Dropped("other.md", "c2", "its document has had its share", Stages(lexical_rank=2, lexical_score=9.5)),),
+    expansions=(Expansion("else", 0, 4, "otherwise", ("otherwis",), 0.5),),
+    parts=("What is else?", "Who wrote try?"),
+    evidence=0.875,
+    weights={"dense": 0.25, "lexical": 0.75},
+    terms={"clause": 2.5, "els": 3.25},
+)
+
+
 @dataclass
 class FakePipeline:
     """The Pipeline's interface over canned records; takes notes of what it was asked."""
@@ -66,6 +107,7 @@ class FakePipeline:
     choice: ProfileChoice = EMBEDDED
     answers: dict[str, Answer | BaseException] = field(default_factory=dict)
     hits: tuple[Hit, ...] = (HIT,)
+    found: Found = field(default_factory=Found)
     report: IngestReport | BaseException = REPORT
     rows: tuple[DocumentRow, ...] = (ROW,)
     facts: dict[str, object] = field(default_factory=dict)
@@ -81,12 +123,12 @@ class FakePipeline:
             raise self.report
         return self.report
 
-    def search(self, question, *, k=None):
-        self.calls.append(("search", question, k))
-        return SimpleNamespace(question=question, hits=self.hits, timings_ms={"search": 1.0})
+    def search(self, question, *, k=None, filters=None):
+        self.calls.append(("search", question, k, filters))
+        return replace(self.found, question=question, hits=self.hits)
 
-    def ask(self, question, *, k=None):
-        self.calls.append(("ask", question, k))
+    def ask(self, question, *, k=None, filters=None):
+        self.calls.append(("ask", question, k, filters))
         answer = self.answers.get(question, ANSWER)
         if isinstance(answer, BaseException):
             raise answer
@@ -235,7 +277,9 @@ def test_what_every_question_would_meet_stops_at_once(rag):
         ("ask",), ("ask", "q", "--questions", "-"), ("ask", "  "), ("search", ""),
         ("ask", "q", "--no-such-flag"), ("nonsense",), ("ask", "q", "--top-k", "many"), ("ask", "q", "--profile", "x"),
         ("embed",), ("embed", "t", "--output", "x.pkl"), ("embed", "t", "--pooling", "max"), ("ingest",),
-        ("ask", "q", "--config", "none.toml"),
+        ("ask", "q", "--config", "none.toml"), ("search", "\x00\u200b\x1b"), ("ask", "q", "--page", "x"),
+        ("search", "q", "--where", "draft"), ("search", "q", "--after", "soon"), ("search", "q", "--source", ""),
+        ("search", "q", "--type", "*/*"), ("search", "q", "--diversity", "2"), ("ask", "q", "--max-per-document", "-1"),
     ],
 )  # fmt: skip
 def test_usage_errors(rag, arguments):
@@ -255,7 +299,7 @@ def test_flags_reach_the_settings(rag):
     pipeline = FakePipeline()
     rag("ask", "q", "-k", "3", "--index", "/i", "--profile", "embedded", "--device", "cpu", pipeline=pipeline)
     assert (pipeline.config.top_k, pipeline.config.index, pipeline.config.device) == (3, Path("/i"), "cpu")
-    assert pipeline.calls == [("ask", "q", 3)]
+    assert pipeline.calls == [("ask", "q", 3, None)]
 
 
 def test_the_zephyr_reader_is_refused_before_any_work(rag):
@@ -306,6 +350,97 @@ def test_search_that_finds_nothing(rag):
     assert "nothing found" in result.stderr
 
 
+@pytest.mark.parametrize("command", ["search", "ask"])
+def test_filters_and_settings_reach_the_pipeline(rag, command):
+    pipeline = FakePipeline()
+    flags = ["--source", "docs/", "--source", "!x", "--type", "md", "--where", "a=1", "--where", "b~c"]
+    flags += ["--after", "2024", "--before", "2025", "--page", "-7"]
+    flags += ["--max-per-document", "2", "--diversity", "0.5", "--neighbours", "-k", "3"]
+    rag(command, "q", *flags, pipeline=pipeline)
+    wanted = parse_filter(
+        sources=["docs/", "!x"], types=["md"], where=["a=1", "b~c"], after="2024", before="2025", pages="-7"
+    )
+    assert pipeline.calls == [(command, "q", 3, wanted)]
+    assert (pipeline.config.max_per_document, pipeline.config.diversity, pipeline.config.neighbours) == (2, 0.5, True)
+    pipeline = FakePipeline()
+    rag(command, "q", "--no-neighbours", pipeline=pipeline, RAG_NEIGHBOURS="yes", RAG_DIVERSITY="0.25")
+    assert pipeline.calls == [(command, "q", 5, None)]
+    assert (pipeline.config.diversity, pipeline.config.neighbours) == (0.25, False)
+
+
+def test_search_explains_itself(rag):
+    pipeline = FakePipeline(found=FOUND, hits=(replace(HIT, stages=STAGES, also_in=()),))
+    shown = rag("search", "else clause", "--explain", pipeline=pipeline).stdout
+    assert shown.splitlines()[:7] == [
+        "terms      els 3.25, clause 2.50",
+        "expansion  else + otherwise x 0.50",
+        "part       What is else?",
+        "part       Who wrote try?",
+        "fusion     dense 0.25, lexical 0.75",
+        "evidence   0.88",
+        "",
+    ]
+    assert [line.split() for line in shown.splitlines()[7:]] == [
+        ["1", "0.875", "try.md:1", "Try"],
+        ["#", "Try", "The", "else", "clause", "runs", "when", "no", "exception", "was", "raised."],
+        [],
+        ["hit", "dense", "lexical", "fused", "interaction", "overlap"],
+        ["1", "3.", "0.500", "1.", "12.250", "2.", "0.750", "0.625", "1.000"],
+        [],
+        ["dropped", "dense", "lexical", "fused", "interaction", "overlap", "reason"],
+        ["other.md", "-", "2.", "9.500", "-", "-", "-", "its", "document", "has", "had", "its", "share"],
+    ]
+
+
+def test_what_was_dropped_is_cut_to_a_page(rag):
+    pipeline = FakePipeline(found=replace(FOUND, dropped=FOUND.dropped * 25))
+    shown = rag("search", "else", "--explain", pipeline=pipeline).stdout
+    assert shown.count("other.md") == 20
+    assert shown.endswith("and 5 more\n")
+    assert len(one(rag("search", "else", "--json", pipeline=pipeline))["dropped"]) == 25
+
+
+def test_search_json_adds_how_it_was_found(rag):
+    around = {"before": Neighbour("c0", 0, 3, "One"), "after": Neighbour("c2", 9, 12, "Two")}
+    pipeline = FakePipeline(found=FOUND, hits=(replace(HIT, stages=STAGES, **around),))
+    record = one(rag("search", "else", "--json", "--source", "docs/", pipeline=pipeline))
+    assert record["filter"] == "source docs/"
+    assert (record["parts"], record["evidence"]) == (["What is else?", "Who wrote try?"], 0.875)
+    assert (record["terms"], record["weights"]) == ({"clause": 2.5, "els": 3.25}, {"dense": 0.25, "lexical": 0.75})
+    assert record["expansions"] == [
+        {"phrase": "else", "start": 0, "end": 4, "added": "otherwise", "terms": ["otherwis"], "weight": 0.5}
+    ]
+    (dropped,) = record["dropped"]
+    assert (dropped["reason"], dropped["stages"]["lexical_rank"]) == ("its document has had its share", 2)
+    (hit,) = record["hits"]
+    assert (hit["stages"]["dense_rank"], hit["stages"]["overlap_score"]) == (3, 1.0)
+    assert hit["before"] == {"chunk_id": "c0", "start": 0, "end": 3, "text": "One"}
+    assert hit["after"]["text"] == "Two"
+    plain = one(rag("search", "else", "--json"))
+    assert (plain["filter"], plain["hits"][0]["stages"], plain["hits"][0]["before"]) == (None, None, None)
+
+
+def test_neighbours_are_shown_around_the_passage(rag):
+    around = {"before": Neighbour("c0", 0, 3, "word " * 50 + "end"), "after": Neighbour("c2", 9, 12, "Two\nlines")}
+    pipeline = FakePipeline(hits=(replace(HIT, also_in=(), **around),))
+    lines = rag("search", "else", pipeline=pipeline).stdout.splitlines()
+    assert lines[1].startswith("    before: …")
+    assert lines[1].endswith("word end")
+    assert lines[3] == "    after: Two lines"
+
+
+@pytest.mark.parametrize("command", ["search", "ask"])
+def test_a_filter_that_matches_nothing_is_no_error(rag, command):
+    pipeline = FakePipeline(hits=(), answers={"q": replace(ABSTENTION, hits=())})
+    flags = ("--source", "docs/*.pdf", "--page", "3-7")
+    line = "no document matches source docs/*.pdf and page 3-7; rag index list shows what there is"
+    result = rag(command, "q", *flags, pipeline=pipeline)
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (0, line)
+    result = rag(command, "q", *flags, "--json", pipeline=pipeline)
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (0, line)
+    assert one(result)["hits"] == []
+
+
 # hostile text
 
 
@@ -313,17 +448,25 @@ HOSTILE = "\x1b]0;owned\x07[red]x[/red] \u202egnp.exe\x9b31m\r\ud800"
 
 
 def test_no_character_of_a_document_reaches_the_terminal_as_a_command(rag):
-    hit = replace(HIT, source=f"a\n{HOSTILE}.md", text=f"{HOSTILE} else", heading=(HOSTILE,), also_in=())
+    hit = replace(
+        HIT, source=f"a\n{HOSTILE}.md", text=f"{HOSTILE} else", heading=(HOSTILE,), also_in=(),
+        before=Neighbour("c0", 0, 3, HOSTILE), after=Neighbour("c2", 0, 3, HOSTILE),
+    )  # fmt: skip
     citation = replace(CITATION, source=f"b\n{HOSTILE}.md", quote=HOSTILE, heading=(HOSTILE,))
     answer = replace(ANSWER, text=f"{HOSTILE} [1]", citations=(citation,), hits=(hit,), matches=())
     row = replace(ROW, source=f"c\n{HOSTILE}", title=HOSTILE)
     pipeline = FakePipeline(
         answers={HOSTILE: answer, "bad": RagError(HOSTILE)}, hits=(hit,), rows=(row,), problems=(HOSTILE,),
-        facts={"failures": [{"source": HOSTILE}], "path": HOSTILE}, report=replace(REPORT, failures=(FAILURE,)),
+        facts={"failures": [{"source": HOSTILE}], "path": HOSTILE},
+        found=Found(
+            dropped=(Dropped(HOSTILE, "c", HOSTILE, STAGES),), expansions=(Expansion(HOSTILE, 0, 1, HOSTILE, (), 0.5),),
+            parts=(HOSTILE, HOSTILE), terms={HOSTILE: 1.0}, weights={HOSTILE: 1.0},
+        ), report=replace(REPORT, failures=(FAILURE,)),
     )  # fmt: skip
     commands = [
         ("ask", HOSTILE), ("ask", "bad"), ("search", "else"), ("index", "list"), ("index", "info"), ("index", "verify"),
         ("ingest", "x"), ("delete", HOSTILE), ("ask", HOSTILE, "--json"), ("search", "else", "--json"),
+        ("search", "else", "--explain"),
     ]  # fmt: skip
     for command in commands:
         result = rag(*command, pipeline=pipeline)

@@ -31,6 +31,9 @@ def test_defaults(load):
     assert config.cache == Path("/home/me/.cache/rag")
     assert (config.profile, config.top_k, config.candidates, config.chunk_tokens) == ("auto", 5, 100, 512)
     assert config.min_evidence is None
+    assert (config.dictionary, config.synonyms, config.reranker) == (None, None, "interaction")
+    assert (config.max_per_document, config.diversity) == (0, 0.0)
+    assert (config.neighbours, config.split_questions) == (False, True)
     assert config.file is None
     assert config.origins == {}
 
@@ -62,21 +65,29 @@ def test_every_setting_can_be_set_from_the_environment(load):
         "index": "i", "cache": "c", "profile": "embedded", "encoder": "some/model", "pooling": "cls", "device": "cpu",
         "reader": "extractive", "top_k": "2", "candidates": "50", "chunk_tokens": "256", "chunk_overlap": "0.2",
         "heading_context": "no", "max_file_mb": "1.5", "threads": "1", "min_evidence": "0.3", "sentences": "3",
+        "dictionary": "words.txt", "synonyms": "none", "max_per_document": "2", "diversity": "0.3", "neighbours": "on",
+        "split_questions": "off", "reranker": "some/cross-encoder",
     }  # fmt: skip
     assert values.keys() == SETTINGS.keys()
     config = load(environ={"RAG_" + key.upper(): value for key, value in values.items()})
     assert (config.heading_context, config.max_file_mb, config.min_evidence) == (False, 1.5, 0.3)
     assert config.encoder == "some/model"
+    assert (config.dictionary, config.synonyms) == (config.index.parent / "words.txt", None)
+    assert (config.max_per_document, config.diversity, config.reranker) == (2, 0.3, "some/cross-encoder")
+    assert (config.neighbours, config.split_questions) == (True, False)
 
 
 def test_relative_paths_start_where_they_were_written(load, tmp_path):
     (tmp_path / "conf").mkdir()
-    (tmp_path / "conf" / "my.toml").write_text('index = "here"\nencoder = "./model"', encoding="utf-8")
+    toml = 'index = "here"\nencoder = "./model"\nreranker = "../ranker"\nsynonyms = "words.txt"'
+    (tmp_path / "conf" / "my.toml").write_text(toml, encoding="utf-8")
     config = load(environ={"RAG_CONFIG": "conf/my.toml", "RAG_CACHE": "../cache"})
     assert config.file == tmp_path / "conf" / "my.toml"
     assert config.index == tmp_path / "conf" / "here"
     assert config.encoder == str(tmp_path / "conf" / "model")
     assert config.cache == tmp_path.parent / "cache"
+    assert config.reranker == str(tmp_path / "ranker")
+    assert config.synonyms == tmp_path / "conf" / "words.txt"
 
 
 def test_config_flag_beats_variable_beats_folder(load, tmp_path):
@@ -109,6 +120,12 @@ def test_known_variables_that_are_no_settings_and_empty_ones_are_passed_over(loa
         ({"toml": "chunk_overlap = nan"}, ("chunk_overlap in ", "nan", "from 0 to 0.5")),
         ({"toml": "heading_context = 1"}, ("heading_context in ", "true or false")),
         ({"toml": "min_evidence = 2"}, ("min_evidence in ", "from 0 to 1")),
+        ({"toml": "diversity = 1.5"}, ("diversity in ", "1.5", "from 0 to 1")),
+        ({"max_per_document": "-1"}, ("--max-per-document", "'-1'", "from 0 to 1000")),
+        ({"toml": "synonyms = 3"}, ("synonyms in ", "path of a file, or none")),
+        ({"toml": 'dictionary = "a\\u0000"'}, ("dictionary in ", "path of a file, or none")),
+        ({"toml": 'reranker = " "'}, ("reranker in ", "cross-encoder")),
+        ({"toml": 'neighbours = "maybe"'}, ("neighbours in ", "true or false")),
         ({"toml": "index = 5"}, ("index in ", "path of a folder")),
         ({"profile": "fast"}, ("--profile", "'fast'", "auto, embedded, gpu")),
         ({"pooling": "x" * 500}, ("--pooling", "...", "mean, cls, pooler")),

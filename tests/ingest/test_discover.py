@@ -38,7 +38,8 @@ def test_folder_is_the_root_and_order_is_fixed(tmp_path):
     assert found.roots == (tmp_path.as_posix(),)
     assert sources(found) == ["a/a.md", "a/z.md", "b.md", "c"]
     assert {file.root for file in found.files} == {tmp_path.as_posix()}
-    assert found.files[0] == FoundFile(tmp_path.as_posix(), "a/a.md", tmp_path / "a/a.md", 4)
+    path = tmp_path / "a/a.md"
+    assert found.files[0] == FoundFile(tmp_path.as_posix(), "a/a.md", path, 4, path.stat().st_mtime)
     assert found.skipped == found.failures == ()
 
 

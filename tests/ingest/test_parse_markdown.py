@@ -100,7 +100,7 @@ def test_front_matter_is_metadata_and_no_heading():
     ]
     text = "\n".join([*lines, "---", "# H", "---", "k: v", ""])
     parsed = read(text)
-    assert parsed.metadata == {"title": "A: b", "author": "Ann"}
+    assert parsed.metadata == {"title": "A: b", "author": "Ann", "tags": ["x", "y"]}
     assert parsed.title == "A: b"
     assert headings(text) == [(1, "H")]
 

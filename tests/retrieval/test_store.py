@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import os
+import random
 import signal
 import sqlite3
 import subprocess
@@ -18,9 +19,12 @@ from doubles import HashEncoder, manifest_of, new_store, publish_texts, stage_te
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import retrieval.database
+import retrieval.store
+import retrieval.writer
 from retrieval.errors import IndexBusyError, IndexCorruptError, IndexMismatchError, IndexMissingError, RagError
 from retrieval.records import Chunk, Document, Failure, Span
-from retrieval.store import DATABASE, LOCK, Store, embedding_key
+from retrieval.store import DATABASE, LOCK, DocumentFacts, Store, embedding_key
 
 ENCODER = HashEncoder()
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -523,21 +527,17 @@ def test_a_folder_that_cannot_be_written_to_can_be_read():
 
 
 def test_an_immutable_reader_notices_a_changed_file(store, monkeypatch):
-    import retrieval.store as module
-
     publish_texts(store, {"a": "old"})
-    really = module._connect_for_reading
     monkeypatch.setattr(
-        module,
-        "_connect_for_reading",
-        lambda folder: (module._connect(f"{(folder / DATABASE).as_uri()}?mode=ro&immutable=1"), True),
+        retrieval.store,
+        "connect_for_reading",
+        lambda folder: (retrieval.database._connect(f"{(folder / DATABASE).as_uri()}?mode=ro&immutable=1"), True),
     )
     with Store.open(store.folder) as reader:
         assert reader.generation == 1
         publish_texts(store, {"a": "new"})
         assert reader.generation == 2
         assert texts_of(reader) == {"a": "new"}
-        monkeypatch.setattr(module, "_connect_for_reading", really)
 
 
 def test_a_folder_with_signs_that_mean_something_in_an_address(tmp_path):
@@ -554,6 +554,152 @@ def test_the_connection_of_a_store_cannot_write(store):
 def test_importing_the_store_is_cheap():
     code = "import sys, retrieval.store; print({'faiss', 'langchain_core', 'torch', 'transformers'} & set(sys.modules))"
     assert run_python(code).stdout == "set()\n"
+
+
+# ---- what changed, and what is looked at -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_journal_says_what_a_full_comparison_says(tmp_path, seed):
+    """Random publishes, some interrupted; texts are few, so that documents share embeddings and take them over."""
+    chance = random.Random(seed)  # noqa: S311 - reproducible
+    with new_store(tmp_path) as store:
+        states = [store.live_embeddings()]
+        for _ in range(15):
+            with store.writer() as writer:
+                for _ in range(chance.randrange(4)):
+                    cuts = [1] if chance.random() < 0.5 else []
+                    stage_text(writer, f"d{chance.randrange(5)}", f"ab{chance.randrange(4)}", cuts=cuts)
+                writer.remove([f"d{chance.randrange(5)}"] * chance.randrange(2))
+                if chance.random() < 0.2:
+                    writer.commit_batch()
+                    continue
+                writer.publish(roots=[], drop_unreferenced=chance.random() < 0.7)
+            states.append(store.live_embeddings())
+            for generation, before in enumerate(states):
+                added, removed = store.changes_since(generation)
+                assert added.tolist() == np.setdiff1d(states[-1], before).tolist()
+                assert removed.tolist() == np.setdiff1d(before, states[-1]).tolist()
+            with raw(store) as connection:
+                known = {each for (each,) in connection.execute("SELECT id FROM embeddings")}
+            assert known >= set(states[-1].tolist())
+        with store.writer() as writer:
+            writer.publish(roots=[])
+        with raw(store) as connection:
+            assert connection.execute("SELECT count(*) FROM embeddings").fetchone()[0] == len(store.live_embeddings())
+        assert store.verify() == []
+
+
+def test_a_journal_that_does_not_reach_back(store, monkeypatch):
+    monkeypatch.setattr(retrieval.writer, "JOURNAL_BYTES", 3 * 4200)
+    for n in range(6):
+        publish_texts(store, {"a": f"text {n}"})
+    assert store.changes_since(2) is None
+    assert store.changes_since(-1) is None
+    assert [each.tolist() for each in store.changes_since(3)] == [[6], [3]]
+    assert [each.tolist() for each in store.changes_since(6)] == [[], []]
+
+
+def test_a_killed_run_keeps_what_it_encoded_until_a_later_run_is_done(store):
+    publish_texts(store, {"a": "old"})
+    assert run_python(KILLED, store.folder).returncode == -signal.SIGKILL
+    key = embedding_key(ENCODER.spec, "half done")
+    with store.writer() as writer:
+        stage_text(writer, "b", "another")
+        writer.publish(roots=[], drop_unreferenced=False)
+        assert list(writer.known([key])) == [key]
+        writer.publish(roots=[])
+        assert writer.known([key]) == {}
+    assert store.verify() == []
+
+
+def old_format(store):
+    """What an index looked like before there was a journal."""
+    with raw(store) as connection:
+        connection.executescript(
+            "DROP TABLE changes; DELETE FROM manifest WHERE key = 'swept_embeddings';"
+            "DELETE FROM artefacts WHERE kind = 'lexical'; PRAGMA user_version = 1"
+        )
+
+
+def test_an_index_of_format_1_can_be_read_and_the_first_writer_migrates_it(store):
+    publish_texts(store, {"a": "one", "b": "two"})
+    old_format(store)
+    with Store.open(store.folder) as reader:
+        assert texts_of(reader) == {"a": "one", "b": "two"}
+        assert reader.changes_since(0) is None
+        assert reader.verify() == []
+        publish_texts(reader, {"a": "three"})
+        assert [len(each) for each in reader.changes_since(1)] == [1, 1]
+        assert reader.changes_since(0) is None
+        assert texts_of(reader) == {"a": "three", "b": "two"}
+        assert reader.verify() == []
+
+
+def test_a_small_publish_looks_at_no_whole_table(store):
+    """Nor does opening a writer: every statement of both goes through an index, or through a table of few rows."""
+    publish_texts(store, {f"d{n}": f"word{n}" for n in range(30)})
+    statements = []
+    with Store.open(store.folder) as other, other.writer() as writer:
+        writer._connection.set_trace_callback(statements.append)
+        writer.discard()
+        stage_text(writer, "d1", "changed")
+        writer.remove(["d2"])
+        writer.publish(roots=["/docs"])
+        writer._connection.set_trace_callback(None)
+        for sql in {each for each in statements if each.lstrip().startswith(("SELECT", "WITH", "UPDATE", "DELETE"))}:
+            for *_, step in writer._connection.execute(f"EXPLAIN QUERY PLAN {sql}"):
+                whole = step.startswith(("SCAN documents", "SCAN chunks", "SCAN embeddings", "SCAN token_codes"))
+                assert not whole or "documents_staged" in step, (sql, step)
+
+
+def test_facts_of_documents_and_their_embeddings(store):
+    text = "p1 p2 p3"
+    document = Document("d\udc80", "/r", "a/b.pdf", "application/pdf", "T", text, metadata={"year": [2026]})
+    chunks = [Chunk(f"c{n}", "d\udc80", n, 3 * n, 3 * n + 2, f"p{n + 1}", 1, page=n + 1) for n in range(3)]
+    with store.writer() as writer:
+        keys = [embedding_key(ENCODER.spec, chunk.text) for chunk in chunks]
+        ids = writer.add_embeddings(keys, ENCODER.encode_passages([chunk.text for chunk in chunks]))
+        writer.stage(document, chunks, ids, [1, 1, 1])
+        stage_text(writer, "e", "p1")
+        writer.publish(roots=[])
+        stage_text(writer, "staged", "not yet")
+        writer.commit_batch()
+        first, second = store.document_facts()
+        assert first == DocumentFacts(first.row, "d\udc80", "/r", "a/b.pdf", "application/pdf", "T", {"year": [2026]})
+        assert (second.doc_id, second.metadata) == ("e", {})
+        assert store.embeddings_of_documents([first.row]).tolist() == sorted(ids)
+        assert store.embeddings_of_documents([second.row, first.row, first.row, 99]).tolist() == sorted(ids)
+        assert store.embeddings_of_documents([first.row, second.row], pages=(2, 3)).tolist() == sorted(ids[1:])
+        assert store.embeddings_of_documents([second.row + 1]).size == 0, "a staged document is not there"
+        assert store.embeddings_of_documents([]).dtype == np.int64
+
+
+def test_neighbours(store):
+    with store.writer() as writer:
+        stage_text(writer, "d", "abcdef", cuts=[1, 2, 5])
+        stage_text(writer, "e", "alone")
+        writer.publish(roots=[])
+    with raw(store) as connection:  # a blank chunk has a number and no row
+        connection.execute("DELETE FROM chunks WHERE ordinal = 2")
+    found = store.neighbours(["d#0", "d#1", "d#3", "e#0", "none"])
+    texts = {each: [side and side.chunk.text for side in sides] for each, sides in found.items()}
+    assert texts == {"d#0": [None, "b"], "d#1": ["a", "f"], "d#3": ["b", None], "e#0": [None, None]}
+
+
+def test_chunk_texts_are_what_the_encoder_read(store):
+    document = Document("d", "/r", "d", "", "", "\ud800é x")
+    with store.writer() as writer:
+        ids = writer.add_embeddings([b"1" * 32, b"2" * 32], ENCODER.encode_passages(["a", "b"]))
+        chunks = [Chunk("1", "d", 0, 0, 2, "\ud800é", 1, context="T\udfff"), Chunk("2", "d", 1, 3, 4, "x", 1)]
+        writer.stage(document, chunks, ids, [1, 1])
+        stage_text(writer, "e", "alone")
+        writer.publish(roots=[])
+    live = store.live_embeddings()
+    assert {one.embedding: one.encoded for one in store.passages(rows=1)} == dict(
+        zip(live.tolist(), ["T\udfff\n\ud800é", "x", "alone"], strict=True)
+    )
+    assert [(one.embedding, one.encoded) for one in store.passages(np.array([ids[1], 999]))] == [(ids[1], "x")]
 
 
 # ---- verify ----------------------------------------------------------------------------------------------------------
