@@ -41,11 +41,11 @@ endef
 refresh = $(choose_docs_and_index); $(RAG) ingest --prune --quiet --index="$$index" -- "$$docs"
 documents = $(if $(value DOCS),,$(SAMPLE)/.rag-sample)
 
-.PHONY: help setup ask search index test bench fmt check doctor clean question
+.PHONY: help setup ask search index test bench bench-retrieval fmt check doctor clean question
 
 help: ## Show this list
 	@printf 'usage: make TARGET [NAME=value]...\n\n'
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' Makefile
 	@printf '\n  Q="question"      what to ask or to search for\n'
 	@printf '  DOCS=folder       your documents; without it, the Python language reference\n'
 	@printf '  INDEX=folder      where the index is kept; without it, one folder in $(DATA) for each DOCS\n'
@@ -68,6 +68,9 @@ test: $(INSTALLED) ## Run the whole test suite: no network, no GPU, no downloade
 
 bench: $(INSTALLED) ## Measure speed and quality, each beside its baseline
 	@$(PY) -m bench
+
+bench-retrieval: $(INSTALLED) ## Compare dense, BM25, their fusion and ours on the open sets (indexing takes an hour)
+	@$(PY) -m bench retrieval extracting calibrating
 
 fmt: $(INSTALLED) ## Format the code
 	@$(PY) -m ruff format .

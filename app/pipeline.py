@@ -127,6 +127,11 @@ class Pipeline:
         """The open index, and what searches it."""
         return self._parts
 
+    def notices(self) -> tuple[str, ...]:
+        """Lines for people about search files that were missing, damaged or behind; nothing before a search."""
+        parts = self.__dict__.get("_parts")  # a look must not open the index
+        return tuple(filter(None, (parts.dense.notice, parts.lexical.notice))) if parts else ()
+
     def _retrieve(self, question: str, *, k: int, filters: Filter | None) -> Retrieved:
         from reader.backends.extractive import PASSAGES_READ
 
@@ -159,6 +164,20 @@ class Pipeline:
                 rebuild=rebuild,
                 stop=stop,
             )
+
+    def ingest_documents(self, documents: Sequence[Document], *, root: str, report: Report) -> None:
+        """Make the index hold just these documents under a root."""
+        from ingest.build import ingest_documents
+
+        ingest_documents(
+            documents,
+            root=root,
+            folder=self._config.index,
+            settings=self._settings(),
+            make_encoder=lambda: self._encoder,
+            analyzer=self._analyzer,
+            report=report,
+        )
 
     def documents(self) -> list[DocumentRow]:
         """What is in the index, by root and source."""

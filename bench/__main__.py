@@ -1,4 +1,4 @@
-"""Run the measurements and write them into docs/benchmarks.md: python -m bench [splitting] [ingesting] ..."""
+"""Run the measurements and write them into docs: python -m bench [splitting] [retrieval] ..."""
 
 from __future__ import annotations
 
@@ -11,25 +11,30 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from bench import ingesting, quality, splitting, starting
+from bench import calibrating, extracting, ingesting, quality, retrieval, scaling, splitting, starting
 from bench.data import DataMissingError
 from bench.table import Table
 
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+PAGES = ("benchmarks.md", "evaluation.md")
 
 
 def main() -> None:
     """Measure what was asked for, print it, and replace its section of the page."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("names", nargs="*", help="splitting, ingesting, starting, quality; all by default")
-    parser.add_argument("--limit", type=int, help="questions a set, for quality (default: all of them)")
-    parser.add_argument("--print-only", action="store_true", help="leave docs/benchmarks.md as it is")
+    parser.add_argument("names", nargs="*", help="some of the measurements; all by default")
+    parser.add_argument("--limit", type=int, help="questions a set (default: all of them)")
+    parser.add_argument("--print-only", action="store_true", help="leave the pages in docs as they are")
     arguments = parser.parse_args()
     benches: dict[str, Callable[[], Table]] = {
         "splitting": splitting.run,
         "ingesting": ingesting.run,
         "starting": starting.run,
+        "scaling": scaling.run,
         "quality": partial(quality.run, limit=arguments.limit),
+        "retrieval": partial(retrieval.run, limit=arguments.limit),
+        "extracting": partial(extracting.run, limit=arguments.limit),
+        "calibrating": partial(calibrating.run, limit=arguments.limit),
     }
     unknown = set(arguments.names) - benches.keys()
     if unknown:
@@ -48,10 +53,12 @@ def main() -> None:
 
 
 def _write(name: str, result: str) -> None:
+    """Replace the section of a measurement, on whichever page it has one."""
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
-    page = PAGE.read_text(encoding="utf-8")
     section = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-    PAGE.write_text(section.sub(lambda _: f"{begin}\n{result}{end}", page), encoding="utf-8")
+    for page in (DOCS / name for name in PAGES):
+        text = page.read_text(encoding="utf-8")
+        page.write_text(section.sub(lambda _: f"{begin}\n{result}{end}", text), encoding="utf-8")
 
 
 def _machine() -> str:

@@ -1,20 +1,22 @@
-"""The open question sets as folders of documents, and their indexes, kept between runs in .rag/bench."""
+"""The open question sets as documents, and their indexes, kept between runs in .rag/bench."""
 
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.config import Config, load_config, process_environment
+from app.config import load_config, process_environment
 from app.pipeline import Pipeline
 from bench.data import data_folder, rows
 from ingest.records import Progress
+from retrieval.records import Document
 
 CACHE = Path(__file__).resolve().parent.parent / ".rag" / "bench"
+FILES = "hf_docs"
+"""The set whose documents are files: all of corpora/hf_docs, for the questions of hf_doc_qa_eval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,73 +35,65 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class QuestionSet:
-    """A corpus as a folder of files, and what is asked of it, in the order of its file."""
+    """A corpus and what is asked of it, in the order of its file."""
 
     name: str
-    documents: Path
     questions: tuple[Asked, ...]
 
 
 def question_set(name: str) -> QuestionSet:
-    """A set by its folder's name; "hf_docs" stands for hf_doc_qa_eval over all of corpora/hf_docs."""
-    folder = data_folder("eval", "hf_doc_qa_eval" if name == "hf_docs" else name)
-    if name == "hf_docs":
-        documents = data_folder("corpora", "hf_docs")
-        sources = {str(path.relative_to(documents)): str(path.relative_to(documents)) for path in documents.rglob("*")}
-    else:
-        documents = CACHE / name / "documents"
-        sources = _write_documents(folder / "corpus.jsonl", documents)
-    return QuestionSet(name, documents, tuple(_questions(folder, sources)))
+    """A set by its folder's name, or FILES. Blank questions, of which squad2_dev_big has a few, are left out."""
+    folder = data_folder("eval", "hf_doc_qa_eval" if name == FILES else name)
+    return QuestionSet(name, tuple(one for one in _questions(folder) if one.text.strip()))
 
 
-def _questions(folder: Path, sources: Mapping[str, str]) -> Iterator[Asked]:
-    relevant: dict[str, dict[str, int]] = {}
-    for line in (folder / "qrels" / "test.tsv").read_text(encoding="utf-8").splitlines()[1:]:
-        query, document, grade = line.split("\t")
-        document = document.replace("/blob/main/", "/")
-        if float(grade) > 0 and document in sources:
-            relevant.setdefault(query, {})[sources[document]] = int(float(grade))
-    for row in rows(folder / "queries.jsonl"):
-        number, found = str(row["_id"]), relevant.get(str(row["_id"]), {})
-        unanswerable = bool(row.get("unanswerable")) or not found
-        yield Asked(number, str(row["text"]), found, "unanswerable" if unanswerable else "answerable")
-    elsewhere = folder / "queries_outofcorpus.jsonl"
-    for row in rows(elsewhere) if elsewhere.is_file() else ():
-        yield Asked(str(row["_id"]), str(row["text"]), {}, "elsewhere")
-
-
-def _write_documents(corpus: Path, target: Path) -> dict[str, str]:
-    """One Markdown file a document, its title as the heading; returns corpus id -> file name."""
-    digest = hashlib.sha256(corpus.read_bytes()).hexdigest()
-    written = target.with_name("documents.sha256")
-    whole = written.is_file() and written.read_text(encoding="ascii") == digest
-    if not whole:
-        shutil.rmtree(target, ignore_errors=True)
-        target.mkdir(parents=True)
-    sources = {}
-    for number, row in enumerate(rows(corpus)):
+def documents(name: str) -> list[Document]:
+    """The corpus of a set, a document a line; `source` is the id that the set gives it."""
+    corpus = data_folder("eval", name) / "corpus.jsonl"
+    made = []
+    for row in rows(corpus):
         title, text = str(row.get("title") or ""), str(row["text"])
-        name = f"{number:06d}.md"
-        sources[str(row["_id"])] = name
-        if not whole:
-            (target / name).write_text(f"# {title}\n\n{text}" if title else text, encoding="utf-8", newline="")
-    written.write_text(digest, encoding="ascii")
-    return sources
+        digest = hashlib.sha256(f"{title}\0{text}".encode()).hexdigest()
+        source = str(row["_id"])
+        made.append(Document(f"{name}/{source}", f"/{name}", source, "text/plain", title, text, (), digest))
+    return made
 
 
 @contextmanager
-def opened(asked: QuestionSet, **flags: object) -> Iterator[Pipeline]:
-    """A pipeline over the set's index, brought up to date first; profile embedded unless flags say otherwise."""
-    pipeline = Pipeline(_config({"index": str(CACHE / asked.name / "index"), "profile": "embedded", **flags}))
+def pipeline_over(index: Path) -> Iterator[Pipeline]:
+    """The embedded profile over an index folder."""
+    config = load_config({"index": str(index), "profile": "embedded"}, process_environment(), Path.cwd())
+    pipeline = Pipeline(config)
     try:
-        pipeline.ingest([asked.documents], prune=True, report=_silent)
         yield pipeline
     finally:
         pipeline.close()
 
 
-def _config(flags: Mapping[str, object]) -> Config:
-    return load_config(flags, process_environment(), Path.cwd())
+@contextmanager
+def opened(asked: QuestionSet) -> Iterator[Pipeline]:
+    """A pipeline over the set's index, brought up to date first."""
+    with pipeline_over(CACHE / asked.name) as pipeline:
+        if asked.name == FILES:
+            pipeline.ingest([data_folder("corpora", FILES)], report=_silent)
+        else:
+            pipeline.ingest_documents(documents(asked.name), root=f"/{asked.name}", report=_silent)
+        yield pipeline
+
+
+def _questions(folder: Path) -> Iterator[Asked]:
+    relevant: dict[str, dict[str, int]] = {}
+    for line in (folder / "qrels" / "test.tsv").read_text(encoding="utf-8").splitlines()[1:]:
+        query, document, grade = line.split("\t")
+        if float(grade) > 0:
+            relevant.setdefault(query, {})[document.replace("/blob/main/", "/")] = int(float(grade))
+    for row in rows(folder / "queries.jsonl"):
+        found = relevant.get(str(row["_id"]), {})
+        kind = "unanswerable" if row.get("unanswerable") or not found else "answerable"
+        yield Asked(str(row["_id"]), str(row["text"]), found, kind)
+    elsewhere = folder / "queries_outofcorpus.jsonl"
+    for row in rows(elsewhere) if elsewhere.is_file() else ():
+        yield Asked(str(row["_id"]), str(row["text"]), {}, "elsewhere")
 
 
 def _silent(_: Progress) -> None:

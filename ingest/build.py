@@ -27,6 +27,7 @@ from retrieval.encoder import Encoded, Encoder, clean, passage_input
 from retrieval.errors import IndexMismatchError, ParseError
 from retrieval.evidence import CALIBRATED
 from retrieval.interaction import SignCodec
+from retrieval.lexical import is_current
 from retrieval.records import Chunk, ChunkingSpec, Document, EncoderSpec, Failure, IndexManifest
 from retrieval.retriever import EVIDENCE_BLOB, STATISTICS_BLOB, codec_blob
 from retrieval.statistics import Statistics
@@ -86,12 +87,13 @@ def ingest(
 ) -> IngestReport:
     """Bring the index in `folder` up to date with the files under `paths`.
 
-    `make_encoder` is called only when there is something to encode; `analyzer` says how texts become index terms. When `stop` answers True, the documents that are
-    complete are published and the run ends; of a rebuild, nothing is. `rebuild` takes every document in the index anew,
-    from its file or, where that cannot be read any more, from the text in the index. Raises IndexMismatchError when the
-    index was built another way and `rebuild` is not asked for.
+    `make_encoder` is called only when there is something to encode; `analyzer` says how texts become index terms. When
+    `stop` answers True, the documents that are complete are published and the run ends; of a rebuild, nothing is.
+    `rebuild` takes every document in the index anew, from its file or, where that cannot be read any more, from its
+    stored text. Raises IndexMismatchError when the index was built another way and `rebuild` is not asked for.
     """
     started = time.perf_counter()
+    analyzer = analyzer or Analyzer()
     exists = (folder / DATABASE).is_file()
     if exists and rebuild:
         paths = [*paths, *_ingested_before(folder)]
@@ -107,13 +109,19 @@ def ingest(
             manifest = settings.manifest() if rebuild else None
             with (
                 one_blas_thread(),
-                store.writer(
-                    wait_seconds=settings.wait_seconds, manifest=manifest, analyzer=analyzer or Analyzer()
-                ) as writer,
+                store.writer(wait_seconds=settings.wait_seconds, manifest=manifest, analyzer=analyzer) as writer,
             ):
                 files = _Files(discovery, store, settings, tally, report, rebuild=rebuild)
                 indexer = _Indexer(
-                    store, writer, settings, make_encoder, report, tally=tally, stop=stop, rebuild=rebuild
+                    store,
+                    writer,
+                    settings,
+                    make_encoder,
+                    analyzer,
+                    report=report,
+                    tally=tally,
+                    stop=stop,
+                    rebuild=rebuild,
                 )
                 for batch in _batches(chain(files.changed(), files.kept(prune=prune) if rebuild else ())):
                     files.indexed(indexer.add(batch, sample=files.sample, encoded=files.encoding))
@@ -128,6 +136,59 @@ def ingest(
         tally.added, tally.changed = [], []
     seconds = time.perf_counter() - started
     return _report(tally, discovery, gone=[source for _, source, _ in gone], prune=prune, seconds=seconds)
+
+
+def ingest_documents(
+    documents: Sequence[Document],
+    *,
+    root: str,
+    folder: Path,
+    settings: Settings,
+    make_encoder: Callable[[], Encoder],
+    analyzer: Analyzer | None = None,
+    report: Report = lambda _: None,
+) -> None:
+    """Make the index in `folder` hold just these documents under a root: what is no file, such as lines of a corpus.
+
+    Documents whose content hash is in the index already are left alone. Raises IndexMismatchError when the index was
+    built another way.
+    """
+    exists = (folder / DATABASE).is_file()
+    analyzer = analyzer or Analyzer()
+    with Store.open(folder) if exists else Store.create(folder, settings.manifest()) as store:
+        check_encoder(store.manifest, settings)
+        check_chunking(store.manifest, settings)
+        stored = store.hashes(root)
+        gone = {doc_id for doc_id, _ in stored.values()} - {document.doc_id for document in documents}
+        new = [one for one in documents if stored.get(one.source) != (one.doc_id, one.content_hash)]
+        if not new and not gone and is_current(store, analyzer):
+            return
+        with (
+            one_blas_thread(),
+            store.writer(wait_seconds=settings.wait_seconds, analyzer=analyzer) as writer,
+        ):
+            indexer = _Indexer(
+                store,
+                writer,
+                settings,
+                make_encoder,
+                analyzer,
+                report=report,
+                tally=_Tally(),
+                stop=lambda: False,
+                rebuild=False,
+            )
+            done = 0
+            for batch in _batches(new):
+                indexer.add(batch, sample=lambda: iter(sorted(new, key=_scattered)), encoded=lambda _: None)
+                done += len(batch)
+                report(Progress("reading and encoding", done, len(new), "documents"))
+            indexer.remove(sorted(gone), roots=[root])
+
+
+def _scattered(document: Document) -> str:
+    """A key that puts documents into an order that has nothing to do with the one they came in."""
+    return document_id("", document.source)
 
 
 def document_id(root: str, source: str) -> str:
@@ -165,10 +226,12 @@ def forget_documents(
     """Remove documents from the index and from its word statistics."""
     check_encoder(store.manifest, settings)
     settings = replace(settings, chunking=store.manifest.chunking)
+    analyzer = analyzer or Analyzer()
     with store.writer(wait_seconds=settings.wait_seconds, analyzer=analyzer) as writer:
-        _Indexer(store, writer, settings, lambda: encoder, tally=_Tally(), stop=lambda: False, rebuild=False).remove(
-            doc_ids
+        indexer = _Indexer(
+            store, writer, settings, lambda: encoder, analyzer, tally=_Tally(), stop=lambda: False, rebuild=False
         )
+        indexer.remove(doc_ids)
 
 
 def _ingested_before(folder: Path) -> list[Path]:
@@ -202,8 +265,10 @@ class _Files:
     ) -> None:
         self._files, self.roots, self._store = discovery.files, discovery.roots, store
         self._settings, self._tally, self._report, self._rebuild = settings, tally, report, rebuild
-        touched = {*discovery.roots, *(found.root for found in discovery.files)}
-        self._stored = {root: store.hashes(root) for root in touched}
+        self._stored = {root: store.hashes(root) for root in discovery.roots}
+        for one in (*discovery.files, *discovery.failures):
+            if one.root not in discovery.roots:  # one file is looked for alone, however many its folder has
+                self._stored.setdefault(one.root, {}).update(store.hashes(one.root, one.source))
         self._read_ones: dict[tuple[str, str], str] = {}  # (root, source) -> doc_id of what was read this time
         self._done_bytes = self._waiting_bytes = 0
         self._total_bytes = sum(found.size for found in self._files)
@@ -275,11 +340,14 @@ class _Files:
         """Documents of files that this run has read under another root: a file is in the index once."""
         if self._tally.interrupted:
             return []
-        now = {f"{root}/{source}": doc_id for (root, source), doc_id in self._read_ones.items()}
-        for root, source in self._failed():
-            now.pop(f"{root}/{source}", None)
-        before = ((row.doc_id, f"{row.root}/{row.source}") for row in self._store.documents())
-        return [doc_id for doc_id, path in before if now.get(path, doc_id) != doc_id]
+        roots = set(self._store.document_roots())
+        return [
+            doc_id
+            for root, source in sorted(self._read_ones.keys() - self._failed())
+            for other, its_source in _places(f"{root}/{source}")
+            if other in roots - {root}
+            for doc_id, _ in self._store.hashes(other, its_source).values()
+        ]
 
     def failures(self) -> tuple[set[Failure], set[Failure]]:
         """What the index says now of the failures among what this run looked at, and what it is to say."""
@@ -334,14 +402,15 @@ class _Indexer:
         writer: Writer,
         settings: Settings,
         make_encoder: Callable[[], Encoder],
-        report: Report = lambda _: None,
+        analyzer: Analyzer,
         *,
+        report: Report = lambda _: None,
         tally: _Tally,
         stop: Callable[[], bool],
         rebuild: bool,
     ) -> None:
         self._store, self._writer, self._settings = store, writer, settings
-        self._make_encoder, self._report = make_encoder, report
+        self._make_encoder, self._analyzer, self._report = make_encoder, analyzer, report
         self._tally, self._stop, self._rebuild = tally, stop, rebuild
         self._tools: _Tools | None = None
         self._sampled: dict[bytes, Encoded] = {}
@@ -386,7 +455,8 @@ class _Indexer:
         """Take out what is gone and make the new state visible; nothing is written when nothing changed."""
         before, after = files.failures()
         no_news = before == after and set(files.roots) <= set(self._store.roots())
-        if not self._tools and not pruned and no_news and not self._rebuild:
+        current = is_current(self._store, self._analyzer)
+        if not self._tools and not pruned and no_news and not self._rebuild and current:
             return
         self._writer.fail(after)
         alone = [place for place in files.places() if place[0] not in files.roots]
@@ -507,6 +577,12 @@ def _split(path: str) -> tuple[str, str]:
     """The folder that holds a folder, and its name there."""
     parent, _, name = path.rpartition("/")
     return parent or "/", name
+
+
+def _places(path: str) -> Iterator[tuple[str, str]]:
+    """Every (root, source) that an absolute path can be in an index under."""
+    parts = path.replace("//", "/", 1).split("/")
+    return (("/".join(parts[:depth]) or "/", "/".join(parts[depth:])) for depth in range(1, len(parts)))
 
 
 def _with_parents(source: str) -> list[str]:

@@ -32,7 +32,7 @@ DATABASE = "index.sqlite"
 LOCK = "write.lock"
 DENSE = "dense"
 LEXICAL = "lexical"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 SWEPT = "swept_embeddings"  # the setting: every embedding up to this id has a chunk, or is gone
 APPLICATION_ID = 0x52414721  # "RAG!", marks the file as ours
 UNIT_TOLERANCE = 1e-3
@@ -43,6 +43,10 @@ BATCH_ROWS = 4096
 # and reads all vectors at .6 of the speed. Token codes have a table of their own, or reading vectors would walk past
 # them; a document's text stands last in its row for the same reason.
 _CHANGES = "CREATE TABLE changes (generation INTEGER PRIMARY KEY, added BLOB NOT NULL, removed BLOB NOT NULL);"
+# By place, so that one file is found among 250,000 without a look at the others' rows, which hold their texts.
+_PLACES = (
+    "CREATE INDEX documents_places ON documents (root, source, doc_id, content_hash) WHERE generation IS NOT NULL;"
+)
 CREATE = f"""
 PRAGMA page_size = 16384;
 PRAGMA journal_mode = WAL;
@@ -79,12 +83,14 @@ CREATE TABLE chunks (
 CREATE INDEX chunks_embedding ON chunks (embedding);
 CREATE INDEX chunks_chunk_id ON chunks (chunk_id);
 {_CHANGES}
+{_PLACES}
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 COMMIT;
 """
 
-_FROM_1_TO_2 = f"BEGIN IMMEDIATE; {_CHANGES} PRAGMA user_version = 2; COMMIT;"
+_FROM_1_TO_2 = f"INSERT OR REPLACE INTO manifest VALUES ('{SWEPT}', '0'); {_CHANGES}"
+_FROM_2_TO_3 = _PLACES
 
 # Every chunk but those of staged documents: of few, or of none. The other way round, every document is looked at.
 _LIVE = """
@@ -192,7 +198,7 @@ def check_format(folder: Path, connection: sqlite3.Connection) -> None:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
     if application != APPLICATION_ID:
         raise IndexCorruptError(f"'{folder / DATABASE}' is not an index of this program; choose another folder")
-    if version not in {1, SCHEMA_VERSION}:
+    if not 1 <= version <= SCHEMA_VERSION:
         raise IndexMismatchError(
             f"the index in '{folder}' has format {version}, this program reads up to format {SCHEMA_VERSION};"
             " ingest the documents into another folder"
@@ -200,12 +206,15 @@ def check_format(folder: Path, connection: sqlite3.Connection) -> None:
 
 
 def migrate(folder: Path, connection: sqlite3.Connection) -> None:
-    """Bring an index of format 1 to the present one, in place: it lacks the journal of changes, nothing else."""
+    """Bring an index of an earlier format to the present one, in place: what it lacks is added, nothing else."""
     check_format(folder, connection)
     with explained(folder):
-        if connection.execute("PRAGMA user_version").fetchone()[0] == 1:
-            connection.execute("INSERT OR REPLACE INTO manifest VALUES (?, '0')", (SWEPT,))
-            connection.executescript(_FROM_1_TO_2)
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        steps = [_FROM_1_TO_2, _FROM_2_TO_3][version - 1 :]
+        if steps:
+            connection.executescript(
+                f"BEGIN IMMEDIATE; {' '.join(steps)} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+            )
 
 
 @contextmanager

@@ -45,6 +45,10 @@ _NOISE = (
     1.2  # of them: cosine .64 to the vector they are made from, as between questions and passages (median of 9,000)
 )
 _MIXED = 8  # vectors that a noise is the signed sum of
+# Of a filter. One that lets a tenth through or more is a search of the nearest lists, of four times as many: measured at
+# 1,000,000, what is allowed near a vector drawn at random, which is mostly no question's own: recall .990 where a tenth is
+# allowed, .997 a quarter, .998 half (.999 where chance decides what is), in 5 to 18 ms; all lists take 20 to 67 (one core).
+_BROAD, _BROAD_PROBES = 0.1, 4
 _ROWS = 16_384  # read from the store at a time
 _FLAT, _IVF = "flat", "ivf-sq8"
 _HEADER_BYTES = 1024
@@ -193,8 +197,8 @@ class DenseIndex:
         there are as many columns as it has vectors, so that an id is never made up.
 
         `among`: only these ids can be found; unknown ones do no harm, and there are as many columns as k and the
-        allowed vectors permit. However few they are, all of them are compared (an index of codes then looks into every
-        list: a filter may point anywhere), on the CPU, because FAISS filters nowhere else.
+        allowed vectors permit. All of them are compared, but in an index of codes those in the nearest lists where they
+        are a tenth of all or more, in further ones until there are k; on the CPU, because FAISS filters nowhere else.
         """
         if queries.ndim != 2 or queries.shape[1] != self.dimension or not np.isfinite(queries).all():
             raise ValueError(f"queries must be finite and of the shape (n, {self.dimension}), not {queries.shape}")
@@ -302,35 +306,42 @@ class DenseIndex:
             k = min(k, self.size if among is None else min(self.size, len(among)))
             if not k or not len(queries):
                 return np.empty((len(queries), k), dtype=np.float32), np.empty((len(queries), k), dtype=np.int64)
-            if among is not None:
-                scores, ids = self._scan(queries, k, self._selector(among))
-                found = int((ids[0] >= 0).sum())  # every query has met all that is allowed
-                return scores[:, :found], ids[:, :found]
-            return self._probe(queries, k)
+            if among is None:
+                return self._probe(queries, k)
+            scores, ids = self._filtered(queries, k, among)
+            found = int((ids[0] >= 0).sum())  # where it is less than k, every query has met all that is allowed
+            return scores[:, :found], ids[:, :found]
 
     def _probe(self, queries: Floats, k: int) -> tuple[Floats, Ints]:
         if self._made.kind == _FLAT:
             scores, ids = self._searcher(k, 0).search(queries, k)
             return scores, ids
-        probes = self._made.probes
+        return self._search_lists(queries, k, self._made.probes)
+
+    def _filtered(self, queries: Floats, k: int, among: Ints) -> tuple[Floats, Ints]:
+        """Compare what is allowed: all of it, or, where that is much, what lies near."""
+        selector = self._selector(among)
+        if self._made.kind == _FLAT:
+            scores, ids = self._index.search(queries, k, params=_faiss().SearchParameters(sel=selector))
+            return scores, ids
+        broad = len(among) >= _BROAD * self.size
+        self._index.parallel_mode = 1  # over the lists; not when few are read, where waking threads costs more
+        try:
+            return self._search_lists(
+                queries, k, _BROAD_PROBES * self._made.probes if broad else self._made.lists, selector
+            )
+        finally:
+            self._index.parallel_mode = 0
+
+    def _search_lists(self, queries: Floats, k: int, probes: int, selector: Any = None) -> tuple[Floats, Ints]:
+        """The nearest lists; then twice as many, until every query has k results or there are no more lists."""
         while True:
-            params = _faiss().SearchParametersIVF(nprobe=probes)
-            scores, ids = self._searcher(k, probes).search(queries, k, params=params)
+            probes = min(probes, self._made.lists)
+            index = self._searcher(k, probes) if selector is None else self._index
+            scores, ids = index.search(queries, k, params=_faiss().SearchParametersIVF(sel=selector, nprobe=probes))
             if ids.min() >= 0 or probes == self._made.lists:
                 return scores, ids
-            probes = min(self._made.lists, 2 * probes)  # fewer than k were in these lists
-
-    def _scan(self, queries: Floats, k: int, selector: Any) -> tuple[Floats, Ints]:
-        """Compare everything the selector lets through."""
-        faiss = _faiss()
-        if self._made.kind == _FLAT:
-            found = self._index.search(queries, k, params=faiss.SearchParameters(sel=selector))
-        else:
-            self._index.parallel_mode = 1  # over the lists; not when few are read, where waking threads costs more
-            params = faiss.SearchParametersIVF(sel=selector, nprobe=self._made.lists)
-            found = self._index.search(queries, k, params=params)
-            self._index.parallel_mode = 0
-        return found[0], found[1]
+            probes *= 2
 
     def _selector(self, ids: Ints) -> Any:
         faiss = _faiss()

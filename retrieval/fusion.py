@@ -30,7 +30,7 @@ def dense_share(dense: Scores, lexical: Scores, *, known: float) -> float:
 
 
 def fuse(dense: Scores, lexical: Scores, share: float) -> Scores:
-    """Fused scores of n candidates in [0, 1] from their dense and lexical ones, both (n,), each scaled to its own range."""
+    """Fused scores of n candidates, [0, 1], from their dense and lexical ones, (n,), each scaled to its own range."""
     return share * scaled(dense) + (1 - share) * scaled(lexical)
 
 

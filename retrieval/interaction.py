@@ -92,8 +92,9 @@ class Question:
     """A question, ready to be compared.
 
     vector: float32 (dim,), for dense search. tokens: float32 (m, bits), unit rows. weights: (m,), sum 1, zero where the
-    tokenizer does not know the text. offsets: (m, 2), characters. known: share of tokens the tokenizer knows, [0, 1].
-    term_weights: idf share of each term, sum 1.
+    tokenizer does not know the text. offsets: (m, 2), characters. readable: share of tokens the tokenizer knows, [0, 1];
+    known: the same, but 0 in an index without token codes, where tokens cannot be compared. term_weights: idf share of
+    each term, sum 1.
     """
 
     text: str
@@ -103,6 +104,7 @@ class Question:
     offsets: NDArray[np.int64]
     known: float
     term_weights: Mapping[str, float]
+    readable: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +174,7 @@ class Interaction:
         # in a small corpus "how" and "who" are rare as well, and would outweigh the words that matter
         stops = np.array([is_stop_word(text[a:b]) for a, b in encoded.offsets[inside]], dtype=bool)
         weights = np.where(stops, _STOP_WORD_SHARE * weights, weights)
+        readable = float(1 - unknown.mean()) if len(ids) else 0.0
         found = list(dict.fromkeys(self._analyzer.terms(text)))
         term_weights = self.term_idf(found)
         return Question(
@@ -180,7 +183,8 @@ class Interaction:
             tokens=self._codec.project(encoded.tokens[inside]) if self._codec else np.zeros((len(ids), 0), np.float32),
             weights=weights / max(weights.sum(), 1e-9),
             offsets=encoded.offsets[inside],
-            known=float(1 - unknown.mean()) if len(ids) and self._codec else 0.0,
+            known=readable if self._codec else 0.0,
+            readable=readable,
             term_weights=dict(zip(found, (term_weights / max(term_weights.sum(), 1e-9)).tolist(), strict=True)),
         )
 
@@ -334,7 +338,9 @@ def _phrases(similarities: Floats, starts: NDArray[np.int64], weights: NDArray[n
         return np.repeat(np.maximum.reduceat(similarities @ weights, starts)[:, None], 2, axis=1).astype(np.float32)
     pairs /= pairs.sum()
     left, right = similarities[:-1, :-1], similarities[1:, 1:]
-    mean = np.maximum.reduceat((left + right) / 2, starts, axis=0) @ pairs
+    both = (left + right) / 2
+    both[starts[1:] - 1] = -1  # the padding of one passage and the first token of the next
+    mean = np.maximum.reduceat(both, starts, axis=0) @ pairs
     worse = np.maximum.reduceat(np.minimum(left, right), starts, axis=0) @ pairs
     return np.stack([mean, worse], axis=1).astype(np.float32)
 

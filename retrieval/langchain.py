@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -19,6 +21,7 @@ from langchain_core.retrievers import BaseRetriever
 from langchain_core.runnables.config import run_in_executor
 from langchain_core.vectorstores import VectorStore
 from numpy.typing import NDArray
+from pydantic import Field
 
 from retrieval.analyze import Analyzer
 from retrieval.dense import open_dense, refresh
@@ -305,22 +308,28 @@ class RagVectorStore(VectorStore):
 
 
 class RagRetriever(BaseRetriever):
-    """A search function of ours, `search(question, k=k)`, as a LangChain retriever: citations become metadata."""
+    """A search function of ours, `search(question, k=k, **options)` -> hits, as a LangChain retriever.
+
+    `options` go with every search, those given to `invoke` before them: filters, max_per_document, diversity,
+    neighbours. Citations, stages and neighbours become metadata.
+    """
 
     search: Callable[..., Sequence[Hit]]
     k: int = 5
+    options: dict[str, Any] = Field(default_factory=dict)
 
     def _get_relevant_documents(
-        self, query: str, *, run_manager: CallbackManagerForRetrieverRun, k: int | None = None
+        self, query: str, *, run_manager: CallbackManagerForRetrieverRun, k: int | None = None, **options: Any
     ) -> list[LangChainDocument]:
         del run_manager  # nothing is reported from inside a search
-        return [_hit_document(hit) for hit in self.search(query, k=self.k if k is None else k)]
+        hits = self.search(query, k=self.k if k is None else k, **{**self.options, **options})
+        return [_hit_document(hit) for hit in hits]
 
     async def _aget_relevant_documents(
-        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, k: int | None = None
+        self, query: str, *, run_manager: AsyncCallbackManagerForRetrieverRun, k: int | None = None, **options: Any
     ) -> list[LangChainDocument]:
-        sync = run_manager.get_sync()
-        return await run_in_executor(None, self._get_relevant_documents, query, run_manager=sync, k=k)
+        look = partial(self._get_relevant_documents, run_manager=run_manager.get_sync(), k=k, **options)
+        return await run_in_executor(None, look, query)
 
 
 def _encoder_of(embeddings: Embeddings) -> PassageEncoder:
@@ -357,6 +366,8 @@ def _translate(stored: StoredChunk) -> LangChainDocument:
 
 def _hit_document(hit: Hit) -> LangChainDocument:
     metadata = {**_citation(hit, hit.source, hit.line), "score": hit.score, "rank": hit.rank}
+    extras = {"stages": hit.stages, "before": hit.before, "after": hit.after}
+    metadata |= {name: asdict(found) for name, found in extras.items() if found is not None}
     return LangChainDocument(id=hit.chunk_id, page_content=hit.text, metadata=metadata)
 
 

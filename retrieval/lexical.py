@@ -201,6 +201,21 @@ def open_lexical(store: Store, analyzer: TermAnalyzer) -> LexicalIndex:
     return lexical
 
 
+def is_current(store: Store, analyzer: TermAnalyzer) -> bool:
+    """Whether the recorded files hold the store's state, by this analyzer; damage is not looked for."""
+    with store.snapshot():
+        record, generation = store.artefact(LEXICAL), store.generation
+        if record is None:
+            return not store.live_embeddings().size
+        changes = store.changes_since(record.generation)
+    if changes is None or any(changed.size for changed in changes) or record.generation > generation:
+        return False
+    try:
+        return read_listing(folder_of(store.folder, record), record).analyzer == analyzer.fingerprint
+    except (OSError, IndexCorruptError):
+        return False
+
+
 def refresh(store: Store, lexical: LexicalIndex) -> bool:
     """Bring an index to the store's current state; returns whether anything changed.
 
@@ -238,18 +253,22 @@ class _View:
         return scores[order], ids[order]
 
     def best_among(self, query: Any, k: int, allowed: Ints) -> tuple[Floats, Ints]:
-        """Filter what is found while that is likely to be less than what is allowed; else look only at the latter.
+        """Filter what is found while that costs less than to look only at what is allowed.
 
-        Measured with 200,000 passages: 10,000 hits take 8 ms; to look only at 5,000 ids takes 14 ms, at 50,000 40 ms.
+        Measured with 1,000,000 passages: 10,000 hits take 9 ms, 40,000 24 ms; to look only at 1,000 ids takes 6 ms, at
+        5,000 42 ms, at 100,000 100 ms.
         """
         if not len(allowed):
             return _nothing()
         limit = 2 * k * self.size // len(allowed) + 1
-        while limit < 4 * len(allowed):
-            scores, ids = self.best(query, limit)
+        while limit < 10 * len(allowed):
+            scores, ids = self._hits(query, limit)
             inside = allowed[np.minimum(np.searchsorted(allowed, ids), len(allowed) - 1)] == ids
+            if len(ids) == limit:
+                inside &= scores > scores[-1]  # there may be more of the last score
             if inside.sum() >= k or len(ids) < limit:
-                return scores[inside][:k], ids[inside][:k]
+                order = np.lexsort((ids[inside], -scores[inside]))[:k]
+                return scores[inside][order], ids[inside][order]
             limit *= 4
         return self.best(_both(_ids(allowed), query), min(k, len(allowed)))
 

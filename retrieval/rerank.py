@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from retrieval.encoder import clean, model_folder
 from retrieval.errors import ConfigError, MissingPackageError
 from retrieval.interaction import Comparison
 
@@ -66,11 +67,17 @@ def rerank(found: Candidates, weights: NDArray[np.float64], *, known: float) -> 
     n = len(found.fused)
     if not n:
         return np.zeros(0, np.int64)
-    spread = _spread(found, weights) * known
-    trust = min(_FUSION_MOST, max(0.0, spread - _SPREAD_TRUSTS_FUSION) * _FUSION_SLOPE)
+    missing = known * spread(found, weights)
+    trust = min(_FUSION_MOST, max(0.0, missing - _SPREAD_TRUSTS_FUSION) * _FUSION_SLOPE)
     scores = standard(standard(_matched(found, known)) + trust * standard(found.fused))
-    combine = np.clip((spread - _SPREAD_COMBINES) / (_SPREAD_COMBINES_FULLY - _SPREAD_COMBINES), 0, 1)
+    combine = np.clip((missing - _SPREAD_COMBINES) / (_SPREAD_COMBINES_FULLY - _SPREAD_COMBINES), 0, 1)
     return _combined(scores, found.comparison.best, weights, float(combine * _COMBINE))
+
+
+def spread(found: Candidates, weights: NDArray[np.float64]) -> float:
+    """How much better the first candidates match the question together than the best of them alone, [0, 1]."""
+    best = found.comparison.best[np.argsort(-found.fused, kind="stable")[:_SPREAD_FROM]]
+    return float(best.max(axis=0) @ weights - (best @ weights).max()) if best.size else 0.0
 
 
 def standard(scores: Scores) -> Scores:
@@ -95,12 +102,6 @@ def _matched(found: Candidates, known: float) -> Scores:
         "phrases worse": known * standard(compared.phrases[:, 1].astype(np.float64)),
     }
     return np.asarray(sum(weight * features[name] for name, weight in _WEIGHTS.items()))
-
-
-def _spread(found: Candidates, weights: NDArray[np.float64]) -> float:
-    """How much better the first candidates match the question together than the best of them alone."""
-    best = found.comparison.best[np.argsort(-found.fused, kind="stable")[:_SPREAD_FROM]]
-    return float(best.max(axis=0) @ weights - (best @ weights).max()) if best.size else 0.0
 
 
 def _combined(
@@ -137,7 +138,7 @@ class CrossEncoder:
         """Relevance of each passage, float64 (n,), on the model's own scale."""
         if not passages:
             return np.zeros(0)
-        pairs = [(question, passage) for passage in passages]
+        pairs = [(clean(question), clean(passage)) for passage in passages]
         found = np.asarray(self._model.predict(pairs, show_progress_bar=False), dtype=np.float64)
         if found.shape != (len(passages),):
             raise ConfigError(
@@ -153,11 +154,13 @@ def _load_cross_encoder(name: str, device: str) -> CrossEncoder:
         from sentence_transformers import CrossEncoder as Model
     except ImportError as error:
         raise MissingPackageError("a cross-encoder needs: pip install sentence-transformers") from error
-    try:
-        model = Model(name, device=device, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
+    try:  # by its folder: for a name, sentence-transformers asks the hub whatever local_files_only says
+        model = Model(str(model_folder(name)), device=device, local_files_only=True, trust_remote_code=False)
+    except MemoryError:
+        raise
+    except Exception as error:  # libraries raise what they like on bad files
         raise ConfigError(
-            f"the re-ranker '{name}' is not on this machine: expected a model folder or a model in the Hugging Face"
-            ' cache; set reranker = "interaction" to do without'
+            f"the re-ranker '{name}' cannot be used: expected a model folder or a model in the Hugging Face cache; set"
+            f' reranker = "interaction" to do without ({type(error).__name__}: {" ".join(str(error).split())[:300]})'
         ) from error
     return CrossEncoder(model, name)

@@ -1,4 +1,4 @@
-"""Question to hits: two lists, fused by how sure each is of itself, re-ranked by late interaction, each text shown once.
+"""Question to hits: two lists, fused by how sure each is of itself, re-ranked word by word, each text shown once.
 
 Knows the store, the indexes and the interaction; nothing of readers or files.
 """
@@ -6,9 +6,10 @@ Knows the store, the indexes and the interaction; nothing of readers or files.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -19,9 +20,9 @@ from retrieval.analyze import Analyzer
 from retrieval.dense import DenseIndex
 from retrieval.dense import refresh as refresh_dense
 from retrieval.diversity import LeftOut, diversify
-from retrieval.encoder import Encoder, passage_input
+from retrieval.encoder import Encoder
 from retrieval.errors import IndexMismatchError
-from retrieval.evidence import Evidence, features
+from retrieval.evidence import PASSAGES, Evidence, features
 from retrieval.filters import Filter
 from retrieval.fusion import dense_share, fuse
 from retrieval.interaction import Interaction, Passage, Question, SignCodec
@@ -29,7 +30,7 @@ from retrieval.lexical import LexicalIndex
 from retrieval.lexical import refresh as refresh_lexical
 from retrieval.parts import merge, parts
 from retrieval.records import Dropped, EncoderSpec, Hit, Neighbour, Place, Stages
-from retrieval.rerank import Candidates, CrossEncoder, rerank
+from retrieval.rerank import Candidates, CrossEncoder, rerank, spread
 from retrieval.statistics import Statistics
 from retrieval.store import Store, StoredChunk
 from retrieval.threads import one_blas_thread
@@ -136,9 +137,9 @@ class Retriever:
             with clock("encode"):
                 asked = self._ask(question)
                 several = self._parts(question)
-            ranking, groups = self._found(asked, several, allowed, k=k, clock=clock)
+            choose = partial(self._chosen, k=k, max_per_document=max_per_document, diversity=diversity)
+            ranking, chosen = self._found(asked, several, allowed, choose, k=k, clock=clock)
             with clock("read"):
-                chosen = self._chosen(groups, k=k, max_per_document=max_per_document, diversity=diversity)
                 passages = [self._passage(group.chunks[0], ranking.codes) for group in chosen.groups]
                 around = self._around(chosen.groups) if neighbours else {}
         return Retrieved(
@@ -174,16 +175,25 @@ class Retriever:
         return [self._ask(part.text) for part in found] if len(found) > 1 else []
 
     def _found(
-        self, asked: _Asked, several: Sequence[_Asked], allowed: _Allowed, *, k: int, clock: _Clock
-    ) -> tuple[_Ranking, list[_Group]]:
-        """Candidates in their final order, and at least k different texts among them where the index has as many."""
+        self,
+        asked: _Asked,
+        several: Sequence[_Asked],
+        allowed: _Allowed,
+        choose: Callable[[Sequence[_Group]], _Chosen],
+        *,
+        k: int,
+        clock: _Clock,
+    ) -> tuple[_Ranking, _Chosen]:
+        """Candidates in their final order, and k of them chosen, where the index has as many that may be."""
         depth = max(k, self._settings.candidates)
         while True:
             ranking = self._ranking(asked, several, allowed, depth, clock)
             with clock("read"):
-                groups = self._groups(ranking, allowed, wanted=k)
-            if len(groups) >= k or depth >= self._dense.size:
-                return ranking, groups
+                chosen = choose(self._groups(ranking, allowed, wanted=k))
+                if len(chosen.groups) < k or chosen.picked:  # what is picked over must be all there is
+                    chosen = choose(self._groups(ranking, allowed, wanted=len(ranking.ids)))
+            if len(chosen.groups) >= k or depth >= self._dense.size:
+                return ranking, chosen
             depth *= 4  # one text stands under many headings: a licence in every file
 
     def _ranking(
@@ -208,7 +218,7 @@ class Retriever:
             pool = self._candidates(asked, allowed, depth)
             fused_order = np.argsort(-pool.fused, kind="stable")
         with clock("rerank"):
-            head = fused_order[: self._settings.reranked]
+            head = fused_order[: max(self._settings.reranked, PASSAGES)]
             codes = self._codes([int(each) for each in pool.ids[head]])
             candidates = Candidates(
                 dense=pool.dense[head],
@@ -219,7 +229,7 @@ class Retriever:
             )
             order = self._order(question, candidates, pool.ids[head])
             matched = self._interaction.match(question, candidates.comparison.whole, candidates.overlap)
-            evidence = features(question, candidates, order)
+            evidence = features(question, candidates, order, spread=spread(candidates, question.weights))
         ids = [int(each) for each in chain(pool.ids[head][order], pool.ids[fused_order[len(head) :]])]
         interaction = dict(zip(pool.ids[head].tolist(), matched.tolist(), strict=True))
         return _Ranking(ids, pool.stages(fused_order, interaction), codes, evidence, pool.dense_share)
@@ -234,7 +244,7 @@ class Retriever:
         ids = np.array(sorted({*dense_list, *lexical_list}), dtype=np.int64)
         dense = np.asarray(self._dense.scores(question.vector, ids), dtype=np.float64)
         lexical = np.asarray(self._lexical.scores(asked.terms, ids), dtype=np.float64)
-        share = dense_share(near[0].astype(np.float64), _padded(lexical_scores, len(near[0])), known=question.known)
+        share = dense_share(near[0].astype(np.float64), _padded(lexical_scores, len(near[0])), known=question.readable)
         return _Pool(
             ids=ids,
             dense=dense,
@@ -247,7 +257,7 @@ class Retriever:
         )
 
     def _order(self, question: Question, candidates: Candidates, ids: Ints) -> Ints:
-        if not self._settings.reranked:
+        if not self._settings.reranked or (self._codec is None and self._settings.cross_encoder is None):
             return np.arange(len(ids))
         if self._settings.cross_encoder is None:
             return rerank(candidates, question.weights, known=question.known)
@@ -280,7 +290,8 @@ class Retriever:
     # ---- from ranking to hits ----------------------------------------------------------------------------------------
 
     def _chosen(self, groups: Sequence[_Group], *, k: int, max_per_document: int, diversity: float) -> _Chosen:
-        if not (max_per_document or diversity):
+        picked = bool(max_per_document or diversity)
+        if not picked:
             kept, left_out = list(groups[:k]), [LeftOut(at, "rank") for at in range(k, len(groups))]
         else:
             found, vectors = self._store.vectors(np.array([group.embedding for group in groups], dtype=np.int64))
@@ -294,7 +305,7 @@ class Retriever:
                 max_per_document=max_per_document,
             )
             kept, left_out = [groups[at] for at in result.kept], list(result.left_out)
-        return _Chosen(kept, tuple(_dropped(groups, one) for one in left_out[:DROPPED_SHOWN]))
+        return _Chosen(kept, tuple(_dropped(groups, one) for one in left_out[:DROPPED_SHOWN]), picked)
 
     def _groups(self, ranking: _Ranking, allowed: _Allowed, *, wanted: int) -> list[_Group]:
         """Chunks with the very same text are one, in the order of the best of them; at least `wanted` if there are."""
@@ -305,8 +316,9 @@ class Retriever:
                 break
             ids = ranking.ids[first : first + step]
             found = self._store.chunks_of_embeddings(ids)
-            for each, chunk in ((each, chunk) for each in ids for chunk in found.get(each, ()) if allowed(chunk)):
-                groups.setdefault(chunk.chunk.text, _Group(each, ranking.stages[each], [])).chunks.append(chunk)
+            for chunk in (one for each in ids for one in found.get(each, ()) if allowed(one)):
+                new = _Group(chunk.embedding, ranking.stages[chunk.embedding], [])
+                groups.setdefault(chunk.chunk.text, new).chunks.append(chunk)
         return list(groups.values())
 
     def _passage(self, stored: StoredChunk, codes: Mapping[int, Codes]) -> Passage:
@@ -440,8 +452,11 @@ class _Group:
 
 @dataclass(frozen=True, slots=True)
 class _Chosen:
+    """`picked`: not simply the first ones."""
+
     groups: list[_Group]
     dropped: tuple[Dropped, ...]
+    picked: bool
 
 
 class _Clock:
@@ -482,7 +497,7 @@ def _neighbour(stored: StoredChunk | None) -> Neighbour | None:
 
 
 def _hits(groups: Sequence[_Group], around: Mapping[str, tuple[Neighbour | None, Neighbour | None]]) -> Iterator[Hit]:
-    """Scores are those of the interaction (the fused ones where it did not look), never above that of the hit before."""
+    """Scores are the interaction's (the fused ones where it did not look), never above that of the hit before."""
     highest = float("inf")
     for rank, group in enumerate(groups, start=1):
         matched, first = group.stages.interaction_score, group.chunks[0]

@@ -21,7 +21,7 @@ _PSEUDO_CHUNKS = 20
 _MAX_VOCABULARY = 1 << 22
 _MAX_BUCKETS = 1 << 20
 _HEADER = np.dtype([("chunks", "<i8"), ("vocabulary", "<i8"), ("buckets", "<i8")])
-"""`buckets`: how many numbers follow those of the tokens. The first release counted terms there; they are passed over."""
+"""`buckets`: how many numbers follow those of the tokens; the first release counted terms there. Passed over."""
 
 
 class TermCounts(Protocol):
@@ -71,7 +71,7 @@ class Statistics:
             chunks, vocabulary, buckets = np.frombuffer(table, dtype=_HEADER, count=1)[0].tolist()
             counts = np.frombuffer(table, dtype="<i4", offset=_HEADER.itemsize).astype(np.int32)
             if not 0 <= buckets <= _MAX_BUCKETS or len(counts) != vocabulary + buckets or vocabulary < 1 or chunks < 0:
-                raise ValueError(f"{chunks} chunks, {vocabulary} tokens, {buckets} buckets")  # noqa: TRY301 - one except for all damage
+                raise ValueError(f"{chunks} chunks, {vocabulary} tokens, {buckets} buckets")  # noqa: TRY301 - one handler
         except (ValueError, zlib.error) as error:
             raise IndexCorruptError(
                 f"the index's word statistics cannot be read ({error}); run: rag ingest --rebuild"

@@ -1,4 +1,4 @@
-"""Test doubles: a deterministic encoder without a model, and short ways to fill a store with it."""
+"""Test doubles: a deterministic encoder without a model, exact term counts, and short ways to fill a store."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import hashlib
 import re
 from functools import cached_property, lru_cache
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from retrieval.analyze import Analyzer
+from retrieval.dense import open_dense
 from retrieval.encoder import Encoded
 from retrieval.errors import EmptyTextError, TextTooLongError
+from retrieval.lexical import open_lexical
 from retrieval.records import Chunk, ChunkingSpec, Document, EncoderSpec, IndexManifest
+from retrieval.retriever import Retriever, SearchSettings
 from retrieval.store import Store, Writer, embedding_key
 
 if TYPE_CHECKING:
@@ -22,14 +26,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from tokenizers import Tokenizer
 
+    from retrieval.encoder import Encoder
+
 _WORD = re.compile(r"\w+|[^\w\s]")
 
 
 class HashEncoder:
     """A bag of hashed words: each word has a fixed random direction, a text the direction of their sum.
 
-    Texts that share words are similar, texts that do not are nearly orthogonal. One word or mark is one token; there
-    are no special tokens.
+    Texts that share words are similar, texts that do not are nearly orthogonal. One word or mark is one token, [UNK] to
+    its tokenizer, which knows none; there are no special tokens.
     """
 
     def __init__(self, *, dimension: int = 64, max_tokens: int = 512, name: str = "hashed-words") -> None:
@@ -48,7 +54,7 @@ class HashEncoder:
             yield Encoded(
                 vector=(total / np.linalg.norm(total)).astype(np.float32),
                 tokens=tokens[: len(words)],
-                ids=np.array([hash_of(word.group().casefold()) % 2**31 for word in words], dtype=np.int64),
+                ids=np.zeros(len(words), dtype=np.int64),
                 offsets=np.array([word.span() for word in words], dtype=np.int64).reshape(-1, 2),
             )
 
@@ -75,6 +81,20 @@ class HashEncoder:
     @property
     def _blank(self) -> NDArray[np.float32]:
         return _direction("", self.spec.dimension)
+
+
+class TermsOf:
+    """In how many of some texts a term occurs, counted one by one: what a lexical index says of the same texts."""
+
+    def __init__(self, *texts: str, analyzer: Analyzer | None = None) -> None:
+        self._term_sets = [(analyzer or Analyzer()).term_set(text) for text in texts]
+
+    @property
+    def size(self) -> int:
+        return len(self._term_sets)
+
+    def document_frequencies(self, terms: Sequence[str]) -> NDArray[np.int64]:
+        return np.array([sum(term in found for found in self._term_sets) for term in terms], dtype=np.int64)
 
 
 def hash_of(word: str) -> int:
@@ -125,11 +145,29 @@ def stage_text(
 
 
 def publish_texts(
-    store: Store, texts: dict[str, str], *, encoder: HashEncoder | None = None, remove: Sequence[str] = ()
+    store: Store,
+    texts: dict[str, str],
+    *,
+    encoder: HashEncoder | None = None,
+    remove: Sequence[str] = (),
+    analyzer: Analyzer | None = None,
 ) -> int:
     """Stage documents of one chunk each, remove others, publish."""
-    with store.writer() as writer:
+    with store.writer(analyzer=analyzer) as writer:
         for doc_id, text in texts.items():
             stage_text(writer, doc_id, text, encoder=encoder)
         writer.remove(remove)
         return writer.publish(roots=["/docs"])
+
+
+def open_retriever(store: Store, encoder: Encoder, *, analyzer: Analyzer | None = None, **settings: Any) -> Retriever:
+    """A retriever over the store's current state; `settings` are those of SearchSettings."""
+    analyzer = analyzer or Analyzer()
+    return Retriever(
+        store,
+        open_dense(store),
+        open_lexical(store, analyzer),
+        encoder,
+        analyzer=analyzer,
+        settings=SearchSettings(**settings),
+    )

@@ -156,6 +156,8 @@ class Session:
             if announce:
                 note(str(pipeline.choice))
             yield pipeline
+            for notice in pipeline.notices():
+                note(notice)
         finally:
             pipeline.close()
 

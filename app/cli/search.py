@@ -167,8 +167,6 @@ def _reading(result: SearchResult) -> Iterator[tuple[str, str]]:
 
 def _print_stages(result: SearchResult, console: Console) -> None:
     """Where each hit stood at each stage, then what was dropped and why."""
-    from rich.text import Text
-
     from app.cli.text import visible
 
     if result.hits:
@@ -178,18 +176,25 @@ def _print_stages(result: SearchResult, console: Console) -> None:
         console.print()
         console.print(shown)
     if result.dropped:
-        shown = _stage_table("dropped", "reason")
-        for one in result.dropped[:SHOWN_DROPPED]:
-            shown.add_row(Text(visible(one.source)), *_stage_cells(one.stages), Text(visible(one.reason)))
         console.print()
-        console.print(shown)
+        console.print(_line(_STAGES, "reason", "dropped"), style="bold", soft_wrap=True)
+        for one in result.dropped[:SHOWN_DROPPED]:
+            line = _line(tuple(_stage_cells(one.stages)), visible(one.reason), visible(one.source))
+            console.print(line, soft_wrap=True)
         if len(result.dropped) > SHOWN_DROPPED:
             console.print(f"and {len(result.dropped) - SHOWN_DROPPED:,} more", style="dim", soft_wrap=True)
 
 
-def _stage_table(first: str, *last: str) -> Table:
-    stages = ("dense", "lexical", "fused", "interaction", "overlap")
-    return table(first, *stages, *last, numbers=stages)
+_STAGES = ("dense", "lexical", "fused", "interaction", "overlap")
+
+
+def _line(cells: Sequence[str], reason: str, source: str) -> str:
+    """A row of stages, then what has no fixed length: names of files may be long."""
+    return "  ".join([*(f"{cell:>{len(name) + 5}}" for name, cell in zip(_STAGES, cells, strict=True)), reason, source])
+
+
+def _stage_table(first: str) -> Table:
+    return table(first, *_STAGES, numbers=_STAGES)
 
 
 def _stage_cells(stages: Stages | None) -> Iterator[str]:

@@ -43,7 +43,7 @@ _KEY_VALUE = re.compile(r"^([A-Za-z_][\w.-]{0,63})[ \t]*:(?:[ \t]+([^\n]*))?$", 
 
 
 def parse(data: bytes, suffix: str) -> Parsed:  # noqa: ARG001  (every parser has the same door)
-    """Read a Markdown file; the flat `key: value` lines of its front matter become metadata: strings, `[a, b]` lists."""
+    """Read a Markdown file; the flat `key: value` lines of its front matter become metadata: strings, or lists."""
     text = decode(data)
     scan = scanning_copy(text)
     body, metadata = _front_matter(scan)

@@ -62,7 +62,7 @@ class ExtractiveReader:
         self._min_evidence = min_evidence
 
     def read(self, retrieved: Retrieved) -> Answer:
-        """The best sentences, quoted with [n] markers, or an abstention where there is too little evidence of an answer."""
+        """The best sentences, quoted with [n] markers, or an abstention where there is too little evidence."""
         answer = Answer(
             question=retrieved.question.text,
             text=REFUSAL[question_language(retrieved.question.text)],

@@ -116,6 +116,9 @@ class FakePipeline:
     calls: list[tuple[object, ...]] = field(default_factory=list)
     closed: bool = False
 
+    def notices(self):
+        return ()
+
     def ingest(self, paths, *, prune=False, rebuild=False, report):
         self.calls.append(("ingest", tuple(map(str, paths)), prune, rebuild))
         report(Progress("reading", 1, 2, "files"))

@@ -166,8 +166,10 @@ def test_without_a_question_there_is_a_usage_line_and_no_work(project, target, g
 
 def test_help_is_the_default_and_names_every_target(project):
     shown = project.make().stdout
-    for target in ("help", "setup", "ask", "search", "index", "test", "bench", "fmt", "check", "doctor", "clean"):
-        assert re.search(rf"^  {target} +\w", shown, re.MULTILINE), target
+    targets = "help setup ask search index test bench bench-retrieval fmt check doctor clean".split()
+    assert re.findall(r"^  ([a-z-]+) +\w", shown, re.MULTILINE) == targets
+    for target in targets:
+        assert re.search(rf"^  {target:<15} [A-Z]", shown, re.MULTILINE), target
 
 
 def test_setup_done_is_not_done_again(project):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -17,6 +18,8 @@ from app.config import Config
 from app.pipeline import Pipeline
 from ingest.records import Progress
 from retrieval.errors import ConfigError, EmptyTextError, IndexMismatchError, IndexMissingError, RagError
+from retrieval.filters import Filter
+from retrieval.records import Document
 from retrieval.store import Store
 
 FERRY = "The ferry leaves from pier seven at dusk. It carries bicycles for free."
@@ -188,6 +191,78 @@ def test_embed_does_not_depend_on_the_batch(pipeline):
         assert np.array_equal(alone, vector)
     (tokens,) = pipeline.embed(["the ferry"], pooling="mean", tokens=True)
     assert tokens.shape == (2, 384)
+
+
+# ---- searching as the config says ------------------------------------------------------------------------------------
+
+
+def test_notices_tell_of_search_files_that_could_not_be_used(open_pipeline, pipeline, tmp_path):
+    assert pipeline.notices() == ()
+    pipeline.search(FERRY_QUESTION)
+    assert pipeline.notices() == ()
+    for path in (tmp_path / "index").iterdir():
+        if path.name.startswith("lexical-"):
+            shutil.rmtree(path)
+        elif path.name.startswith("dense-"):
+            path.write_bytes(b"no index")
+    damaged = open_pipeline()
+    assert damaged.notices() == ()  # a look does not open the index
+    assert damaged.search(FERRY_QUESTION).hits == pipeline.search(FERRY_QUESTION).hits
+    notices = damaged.notices()
+    assert any("lexical" in notice for notice in notices)
+    assert any("in memory" in notice for notice in notices)
+
+
+def test_a_filter_and_all_that_is_reported(pipeline):
+    result = pipeline.search(FERRY_QUESTION, filters=Filter(types=("md",)), neighbours=True)
+    assert {hit.source for hit in result.hits} == {"clocks.md"}
+    assert sum(result.weights.values()) == pytest.approx(1)
+    assert {"ferri", "pier"} & set(result.terms)
+    assert 0 <= result.evidence <= 1
+    assert pipeline.ask(FERRY_QUESTION, filters=Filter(sources=("none",))).abstained
+
+
+def test_what_is_not_given_is_as_the_config_says(open_pipeline, pipeline):
+    del pipeline
+    one = open_pipeline(top_k=1, neighbours=True, max_per_document=1)
+    assert len(one.search("museum").hits) == 1
+    assert len(one.search("museum", k=3).hits) == 3
+
+
+def test_synonyms_and_dictionary_are_files(open_pipeline, docs, tmp_path):
+    (tmp_path / "synonyms.txt").write_text("ship, ferry\n", encoding="utf-8")
+    (tmp_path / "words.txt").write_text("purple hat 100\n", encoding="utf-8")
+    pipeline = open_pipeline(synonyms=tmp_path / "synonyms.txt", dictionary=tmp_path / "words.txt")
+    pipeline.ingest([docs], report=quiet)
+    result = pipeline.search("Is a purple hat worn on a ship?", k=3)
+    assert [(one.phrase, one.added) for one in result.expansions] == [("ship", "ferry")]
+    assert "purple_hat" in result.terms
+    assert pipeline.notices() == ()
+    plain = open_pipeline()
+    plain.search("hat")
+    (notice,) = plain.notices()
+    assert "another analysis of words" in notice
+
+
+def test_a_reranker_that_is_not_there_says_what_to_do(open_pipeline, pipeline):
+    del pipeline
+    with pytest.raises(ConfigError, match='set reranker = "interaction" to do without'):
+        open_pipeline(reranker="no/such-model").search("hat")
+
+
+def test_without_reranking(open_pipeline, pipeline):
+    del pipeline
+    hits = open_pipeline(reranker="none").search(FERRY_QUESTION, k=3).hits
+    assert [hit.stages.fused_rank for hit in hits] == [1, 2, 3]
+
+
+def test_documents_that_are_no_files(open_pipeline):
+    pipeline = open_pipeline()
+    document = Document("c/1", "/corpus", "1", "text/plain", "Bees", BEES, (), "1")
+    pipeline.ingest_documents([document], root="/corpus", report=quiet)
+    assert pipeline.search("Who wears a purple hat?").hits[0].doc_id == "c/1"
+    pipeline.ingest_documents([], root="/corpus", report=quiet)
+    assert pipeline.documents() == []
 
 
 # ---- interrupted -----------------------------------------------------------------------------------------------------

@@ -10,20 +10,26 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from doubles import HashEncoder
+from doubles import HashEncoder, open_retriever
 
-from ingest.build import Settings, document_id, forget_documents, ingest
+from ingest.build import Settings, document_id, forget_documents, ingest, ingest_documents
 from ingest.records import IngestReport, Progress
+from retrieval.analyze import Analyzer, UserDictionary
 from retrieval.encoder import Encoded
 from retrieval.errors import IndexMismatchError
+from retrieval.evidence import CALIBRATED, Evidence
+from retrieval.filters import document_date
 from retrieval.interaction import SignCodec
 from retrieval.langchain import RagVectorStore
-from retrieval.records import ChunkingSpec
-from retrieval.retriever import STATISTICS_BLOB, codec_blob
+from retrieval.lexical import open_lexical
+from retrieval.records import ChunkingSpec, Document
+from retrieval.retriever import EVIDENCE_BLOB, STATISTICS_BLOB, codec_blob
 from retrieval.statistics import Statistics
 from retrieval.store import DATABASE, Store
 
@@ -66,7 +72,7 @@ class Bench:
     def settings(self) -> Settings:
         return Settings(self.encoder.spec, self.chunking, self.max_file_bytes, "2026-01-01T00:00:00+00:00", {})
 
-    def run(self, *paths: Path, stop: Callable[[], bool] = lambda: False, **options: bool) -> IngestReport:
+    def run(self, *paths: Path, stop: Callable[[], bool] = lambda: False, **options: Any) -> IngestReport:
         def make() -> CountingEncoder:
             self.loads += 1
             return self.encoder
@@ -766,3 +772,165 @@ def test_re_ingest_of_many_unchanged_files_is_quick(bench):
     bench.run()
     assert time.perf_counter() - started < 2
     assert (bench.index / DATABASE).is_file()
+
+
+# ---- words, evidence, dates ------------------------------------------------------------------------------------------
+
+
+def test_words_are_indexed_by_the_given_analyzer(bench, tmp_path):
+    (tmp_path / "words.txt").write_text("quiet hills 100\n", encoding="utf-8")
+    analyzer = Analyzer(UserDictionary.load(tmp_path / "words.txt"))
+    bench.write(a="the quiet hills", b="hills so quiet")
+    bench.run(analyzer=analyzer)
+    with Store.open(bench.index) as store:
+        lexical = open_lexical(store, analyzer)
+        assert lexical.notice is None
+        assert lexical.document_frequencies(["quiet_hills", "hill"]).tolist() == [1, 2]
+        assert "another analysis" in str(open_lexical(store, Analyzer()).notice)
+
+
+def test_a_changed_analysis_is_taken_over_by_the_next_run(bench, tmp_path):
+    """Although no file has changed, and without encoding anything."""
+    bench.write(a="the quiet hills")
+    bench.run()
+    generation = bench.generation()
+    (tmp_path / "words.txt").write_text("quiet hills 100\n", encoding="utf-8")
+    analyzer = Analyzer(UserDictionary.load(tmp_path / "words.txt"))
+    report = bench.run(analyzer=analyzer)
+    assert (report.unchanged, report.embedded, bench.encoder.texts) == (1, 0, [])
+    assert bench.generation() == generation + 1
+    with Store.open(bench.index) as store:
+        assert open_lexical(store, analyzer).notice is None
+    bench.run(analyzer=analyzer)
+    assert bench.generation() == generation + 1
+    assert bench.problems() == []
+
+
+def test_an_index_keeps_its_calibration_until_it_is_rebuilt(bench):
+    bench.write(a=prose(1))
+    bench.run()
+    own = Evidence({**CALIBRATED.weights, next(iter(CALIBRATED.weights)): 7.0}, 0.25)
+    with Store.open(bench.index) as store:
+        assert Evidence.load(store.blob(EVIDENCE_BLOB)) == CALIBRATED
+        with store.writer() as writer:
+            writer.publish(roots=[], blobs={EVIDENCE_BLOB: own.dump()})
+        bench.write(b=prose(2))
+        bench.run()
+        assert Evidence.load(store.blob(EVIDENCE_BLOB)) == own
+        assert open_retriever(store, bench.encoder).search("cat", k=1).evidence_needed == 0.25
+        bench.run(rebuild=True)
+        assert Evidence.load(store.blob(EVIDENCE_BLOB)) == CALIBRATED
+
+
+@pytest.mark.parametrize(
+    ("seconds", "day"), [(0, "1970-01-01"), (1_700_000_000, "2023-11-14"), (-5, "1970-01-01"), (2**33, "2242-03-16")]
+)
+def test_the_time_of_a_file_is_metadata(bench, seconds, day):
+    bench.write(a="the cat")
+    os.utime(bench.docs / "a.txt", (seconds, seconds))
+    bench.run()
+    with Store.open(bench.index) as store:
+        (facts,) = store.document_facts()
+    assert str(facts.metadata["modified"]).startswith(f"{day}T")
+    assert str(facts.metadata["modified"]).endswith("+00:00")
+    assert document_date(facts.metadata) == date.fromisoformat(day)
+
+
+def test_front_matter_knows_better_than_the_file(bench):
+    (bench.docs / "a.md").write_text("---\nmodified: 2001-02-03\n---\nthe cat\n", encoding="utf-8")
+    bench.run()
+    with Store.open(bench.index) as store:
+        (facts,) = store.document_facts()
+    assert document_date(facts.metadata) == date(2001, 2, 3)
+
+
+def test_a_touched_file_is_not_read_as_new(bench):
+    bench.write(a="the cat")
+    bench.run()
+    generation = bench.generation()
+    os.utime(bench.docs / "a.txt", (1, 1))
+    assert bench.run().unchanged == 1
+    assert bench.generation() == generation
+
+
+# ---- documents that are no files -------------------------------------------------------------------------------------
+
+
+def line(name: str, text: str, *, root: str = "/corpus", **more: Any) -> Document:
+    return Document(f"{root}/{name}", root, name, "text/plain", name, text, (), f"hash of {text}", **more)
+
+
+def put(bench: Bench, documents: Sequence[Document], *, root: str = "/corpus", **options: Any) -> None:
+    bench.encoder.texts.clear()
+    ingest_documents(
+        documents,
+        root=root,
+        folder=bench.index,
+        settings=bench.settings(),
+        make_encoder=lambda: bench.encoder,
+        **options,
+    )
+
+
+def test_an_index_holds_just_the_documents_it_is_given(bench, tmp_path):
+    first = [line("a", prose(1)), line("b", prose(2), metadata={"year": 2001}), line("c", prose(3))]
+    put(bench, first)
+    assert bench.sources() == ["a", "b", "c"]
+    last = [first[1], line("c", prose(4)), line("d", prose(5))]
+    put(bench, last)
+    assert bench.sources() == ["b", "c", "d"]
+    scratch = replace(bench, index=tmp_path / "scratch")
+    put(scratch, last)
+    assert bench.chunk_ids() == scratch.chunk_ids()
+    assert bench.statistics() == scratch.statistics()
+    with Store.open(bench.index) as store:
+        assert [store.document(one.doc_id) for one in last] == last
+        assert store.roots() == ["/corpus"]
+        found = open_retriever(store, bench.encoder).search(prose(5), k=1)
+        assert found.hits[0].source == "d"
+    assert bench.problems() == []
+
+
+def test_documents_in_the_index_already_are_left_alone(bench):
+    documents = [line("a", prose(1)), line("b", prose(2))]
+    put(bench, documents)
+    generation = bench.generation()
+    put(bench, documents)
+    assert (bench.generation(), bench.encoder.texts) == (generation, [])
+    progress: list[Progress] = []
+    put(bench, [*documents, line("c", prose(3))], report=progress.append)
+    assert len(bench.encoder.texts) < 20
+    assert [(one.done, one.total) for one in progress if one.unit == "documents"] == [(1, 1)]
+
+
+def test_no_documents_empty_their_root_and_no_other(bench):
+    bench.write(file=prose(9))
+    bench.run()
+    put(bench, [line("a", prose(1))])
+    put(bench, [line("z", prose(2), root="/other")], root="/other")
+    put(bench, [])
+    assert sorted(bench.sources()) == ["file.txt", "z"]
+    assert bench.run(prune=True).unchanged == 1
+    assert sorted(bench.sources()) == ["file.txt", "z"]
+    assert bench.problems() == []
+
+
+def test_a_rebuild_takes_documents_that_are_no_files_from_the_index(bench):
+    bench.write(file=prose(9))
+    bench.run()
+    document = line("a", prose(1), metadata={"year": 2001})
+    put(bench, [document])
+    bench.run(rebuild=True)
+    assert sorted(bench.sources()) == ["a", "file.txt"]
+    with Store.open(bench.index) as store:
+        assert store.document("/corpus/a") == document
+    assert bench.problems() == []
+
+
+def test_documents_for_an_index_of_another_kind_are_refused(bench):
+    put(bench, [line("a", prose(1))])
+    with pytest.raises(IndexMismatchError, match="was cut with max_tokens 40"):
+        put(replace(bench, chunking=replace(CHUNKING, max_tokens=30)), [line("b", prose(2))])
+    with pytest.raises(IndexMismatchError, match="was built with encoder 'hashed-words'"):
+        put(replace(bench, encoder=CountingEncoder(name="another")), [line("b", prose(2))])
+    assert bench.sources() == ["a"]

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from itertools import pairwise
 from pydoc_data.topics import topics
 
 import numpy as np
 import pytest
+from doubles import TermsOf, open_retriever
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reader.backends.extractive import MAX_QUOTE_CHARS, PASSAGES_READ, ExtractiveReader, _pieces
 from reader.reader import REFUSAL, question_language
-from retrieval.analyze import terms
-from retrieval.dense import open_dense
+from retrieval.analyze import Analyzer
 from retrieval.encoder import passage_input
 from retrieval.errors import RagError
 from retrieval.interaction import Interaction, Passage, SignCodec
-from retrieval.records import Document, Hit, Span
-from retrieval.retriever import Retrieved, Retriever
+from retrieval.records import Document, Hit, Span, Stages
+from retrieval.retriever import Retrieved
 from retrieval.statistics import Statistics
 from retrieval.store import Store
 
@@ -30,6 +31,7 @@ ELSE = (
 CATS = "Cats sleep sixteen hours a day. They hunt at dusk and at dawn."
 GAME = "《战国无双3》是由光荣开发的战国无双系列的正统第三续作。本作在2009年12月3日发售。游戏没有中文版。"
 TEXTS = {"else.md": ELSE, "cats.txt": CATS, "game.txt": GAME}
+NEEDED = 0.45
 
 
 class Desk:
@@ -41,29 +43,37 @@ class Desk:
         common = encoder.encode([text[:800] for _, text in sorted(topics.items())[:25]])
         self.codec = SignCodec.fit(np.concatenate([one.tokens for one in (*encoded, *common)]))
         statistics = Statistics(encoder.tokenizer.get_vocab_size())
-        for one, text in zip(encoded, TEXTS.values(), strict=True):
-            statistics.add(one.ids.tolist(), terms(text))
-        self.interaction = Interaction(encoder, self.codec, statistics)
+        for one in encoded:
+            statistics.add(one.ids.tolist())
+        self.analyzer = Analyzer()
+        self.interaction = Interaction(encoder, self.codec, statistics, self.analyzer, TermsOf(*TEXTS.values()))
         self.looked_up = []
 
     def retrieve(self, question, slices):
-        """(document, start, end) of each chunk -> what a retriever would return."""
+        """(document, start, end) of each chunk -> what a retriever would return; the best match is the evidence."""
         asked = self.interaction.question(question)
-        inputs = [passage_input("", document.text[start:end]) for document, start, end in slices]
+        texts = [document.text[start:end] for document, start, end in slices]
         passages = [
             Passage(text, self.codec.encode(encoded.tokens))
-            for text, encoded in zip(inputs, self.encoder.encode(inputs), strict=True)
+            for text, encoded in zip(
+                texts, self.encoder.encode([passage_input("", text) for text in texts]), strict=True
+            )
         ]
-        scores = self.interaction.score(asked, passages)
+        scores = self.interaction.match(
+            asked,
+            self.interaction.compare(asked, [passage.codes for passage in passages]).whole,
+            np.array([sum(asked.term_weights.get(term, 0) for term in self.analyzer.term_set(text)) for text in texts]),
+        )
         hits, ordered = [], []
         for rank, index in enumerate(np.argsort(-scores, kind="stable"), start=1):
             document, start, end = slices[index]
             hits.append(
                 Hit(rank, float(scores[index]), f"{document.doc_id}#{start}-{end}", document.doc_id, document.source,
-                    start, end, document.text[start:end])
+                    start, end, document.text[start:end], stages=Stages(interaction_score=float(scores[index])))
             )  # fmt: skip
             ordered.append(passages[index])
-        return Retrieved(asked, tuple(hits), tuple(ordered), {"search": 1.0})
+        evidence = float(np.clip(scores.max(), 0, 1)) if len(scores) else 0.0
+        return Retrieved(asked, tuple(hits), tuple(ordered), evidence, NEEDED, {"search": 1.0})
 
     def reader(self, documents, **options):
         known = {document.doc_id: document for document in documents}
@@ -130,7 +140,7 @@ def test_quotes_the_sentence_that_answers(desk):
     (citation,) = answer.citations
     assert (citation.doc_id, citation.line, citation.page, citation.heading) == ("else.md", 4, None, ())
     assert (answer.reader.name, answer.prompt, answer.timings_ms) == ("extractive", None, {"search": 1.0})
-    assert 0.45 <= answer.evidence <= 1
+    assert NEEDED <= answer.evidence <= 1
     assert_sound(answer, documents)
     asked = {answer.question[match.question_start : match.question_end] for match in answer.matches}
     assert {"else", "clause", "executed"} <= asked
@@ -347,16 +357,27 @@ def test_blank_passages_hold_no_answer(desk):
     assert answer.abstained
 
 
-def test_evidence_is_measured_alike_where_hits_are_ranked_by_another_score(desk):
-    """An index without token codes gives cosines as scores; a middling one is no evidence."""
-    plain = Interaction(desk.encoder, None, Statistics(desk.encoder.tokenizer.get_vocab_size()))
+def test_evidence_and_threshold_are_those_of_the_retrieval(desk):
+    """However well a sentence matches: whether there is an answer at all was decided over all that was found."""
+    source = document("cats", CATS)
+    found = desk.retrieve("How many hours do cats sleep?", [(source, 0, len(CATS))])
+    for evidence, needed, abstains in ((0.3, 0.31, True), (0.3, 0.3, False), (0.0, 0.0, False), (1.0, 1.0, False)):
+        answer = desk.reader([source]).read(replace(found, evidence=evidence, evidence_needed=needed))
+        assert (answer.abstained, answer.evidence) == (abstains, evidence)
+        assert_sound(answer, [source])
+    strict = desk.reader([source], min_evidence=0.9).read(replace(found, evidence=0.8, evidence_needed=0.1))
+    assert strict.abstained  # what was asked for comes before what was calibrated
+
+
+def test_passages_without_token_codes_are_read_by_their_words(desk):
+    statistics = Statistics(desk.encoder.tokenizer.get_vocab_size())
+    plain = Interaction(desk.encoder, None, statistics, desk.analyzer, TermsOf(CATS))
     hit = Hit(1, 0.4, "cats#0", "cats", "cats.txt", 0, len(CATS), CATS)
     none = Passage(CATS, np.zeros((0, 0), np.uint8))
-    for question, abstains in (("Who painted the Sistine chapel?", True), ("Do cats hunt at dusk and dawn?", False)):
-        found = Retrieved(plain.question(question), (hit,), (none,), {})
-        answer = ExtractiveReader(plain, lambda _: document("cats", CATS)).read(found)
-        assert answer.abstained == abstains
-        assert_sound(answer, [document("cats", CATS)])
+    found = Retrieved(plain.question("Do cats hunt at dusk and dawn?"), (hit,), (none,), 0.9, NEEDED, {})
+    answer = ExtractiveReader(plain, lambda _: document("cats", CATS), max_sentences=1).read(found)
+    assert answer.text == "They hunt at dusk and at dawn. [1]"
+    assert_sound(answer, [document("cats", CATS)])
 
 
 # ---- over a real index -----------------------------------------------------------------------------------------------
@@ -367,8 +388,8 @@ def test_over_an_index_of_files(tmp_path, put_in_index, encoder):
     texts = {**TEXTS, "long.md": f"{long}# Birds\r\n\r\nBirds sing in the early morning.\r\n\r\n{long}"}
     put_in_index(tmp_path / "docs", tmp_path / "index", texts)
     with Store.open(tmp_path / "index") as store:
-        retriever = Retriever(store, open_dense(store), encoder)
-        reader = ExtractiveReader(retriever.interaction, store.document, max_sentences=1)
+        retriever = open_retriever(store, encoder)
+        reader = ExtractiveReader(retriever.interaction, store.document, min_evidence=0.0, max_sentences=1)
         documents = [store.document(row.doc_id) for row in store.documents()]
         for question, quote, line, heading in [
             ("When do birds sing?", "Birds sing in the early morning.", 243, ("Birds",)),

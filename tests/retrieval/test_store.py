@@ -613,18 +613,20 @@ def test_a_killed_run_keeps_what_it_encoded_until_a_later_run_is_done(store):
     assert store.verify() == []
 
 
-def old_format(store):
-    """What an index looked like before there was a journal."""
+def old_format(store, version):
+    """What an index looked like before there was an index by place (2), and before there was a journal (1)."""
     with raw(store) as connection:
-        connection.executescript(
-            "DROP TABLE changes; DELETE FROM manifest WHERE key = 'swept_embeddings';"
-            "DELETE FROM artefacts WHERE kind = 'lexical'; PRAGMA user_version = 1"
-        )
+        connection.executescript("DROP INDEX documents_places; PRAGMA user_version = 2")
+        if version == 1:
+            connection.executescript(
+                "DROP TABLE changes; DELETE FROM manifest WHERE key = 'swept_embeddings';"
+                "DELETE FROM artefacts WHERE kind = 'lexical'; PRAGMA user_version = 1"
+            )
 
 
 def test_an_index_of_format_1_can_be_read_and_the_first_writer_migrates_it(store):
     publish_texts(store, {"a": "one", "b": "two"})
-    old_format(store)
+    old_format(store, 1)
     with Store.open(store.folder) as reader:
         assert texts_of(reader) == {"a": "one", "b": "two"}
         assert reader.changes_since(0) is None
@@ -634,6 +636,40 @@ def test_an_index_of_format_1_can_be_read_and_the_first_writer_migrates_it(store
         assert reader.changes_since(0) is None
         assert texts_of(reader) == {"a": "three", "b": "two"}
         assert reader.verify() == []
+
+
+def test_an_index_of_format_2_can_be_read_and_the_first_writer_migrates_it(store):
+    publish_texts(store, {"a": "one", "b": "two"})
+    old_format(store, 2)
+    with Store.open(store.folder) as reader:
+        assert (texts_of(reader), reader.document_roots()) == ({"a": "one", "b": "two"}, ["/docs"])
+        publish_texts(reader, {"a": "three"})
+        assert [len(each) for each in reader.changes_since(1)] == [1, 1]
+        assert list(reader.hashes("/docs", "a.txt")) == ["a.txt"]
+        assert reader.verify() == []
+
+
+def test_a_document_is_found_by_its_place_without_a_look_at_the_others(store):
+    with store.writer() as writer:
+        for doc_id, root in (("a", "/r"), ("b", "/r"), ("c", "/"), ("d\udc80", "langchain")):
+            stage_text(writer, doc_id, doc_id, root=root)
+        writer.publish(roots=[])
+        stage_text(writer, "e", "not yet", root="/staged")
+        writer.commit_batch()
+        assert store.document_roots() == ["/", "/r", "langchain"]
+        assert store.hashes("/r", "b.txt") == {"b.txt": store.hashes("/r")["b.txt"]}
+        assert store.hashes("/r", "c.txt") == store.hashes("/staged", "e.txt") == {}
+        assert set(store.hashes("langchain", "d\udc80.txt")) == {"d\udc80.txt"}
+    with Store.create(store.folder / "empty", manifest_of(ENCODER)) as empty:
+        assert empty.document_roots() == []
+    statements = []
+    store._connection.set_trace_callback(statements.append)
+    store.document_roots()
+    store.hashes("/r", "b.txt")
+    store._connection.set_trace_callback(None)
+    plans = [row[3] for sql in statements for row in store._connection.execute(f"EXPLAIN QUERY PLAN {sql}")]
+    assert [step for step in plans if "documents" in step and "documents_places" not in step] == []
+    assert any("root=? AND source=?" in step for step in plans)
 
 
 def test_a_small_publish_looks_at_no_whole_table(store):

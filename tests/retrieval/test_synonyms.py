@@ -144,5 +144,5 @@ def test_time_is_linear_in_the_question(synonyms):
         synonyms.expand("motor state of the " * repeats + "北京大" * repeats)
         return time.process_time() - started
 
-    seconds(500)  # warm up
-    assert min(seconds(8_000) for _ in range(2)) < 40 * min(seconds(1_000) for _ in range(3)) + 0.05
+    seconds(250)  # warm up
+    assert min(seconds(2_000) for _ in range(2)) < 40 * min(seconds(250) for _ in range(3)) + 0.05
