@@ -266,9 +266,11 @@ class _Files:
         self._files, self.roots, self._store = discovery.files, discovery.roots, store
         self._settings, self._tally, self._report, self._rebuild = settings, tally, report, rebuild
         self._stored = {root: store.hashes(root) for root in discovery.roots}
-        for one in (*discovery.files, *discovery.failures):
-            if one.root not in discovery.roots:  # one file is looked for alone, however many its folder has
-                self._stored.setdefault(one.root, {}).update(store.hashes(one.root, one.source))
+        places = [(one.root, one.source) for one in discovery.files]
+        places += [(one.root, one.source) for one in discovery.failures]
+        for root, source in places:
+            if root not in discovery.roots:  # a file named by itself is looked for alone, however many its folder has
+                self._stored.setdefault(root, {}).update(store.hashes(root, source))
         self._read_ones: dict[tuple[str, str], str] = {}  # (root, source) -> doc_id of what was read this time
         self._done_bytes = self._waiting_bytes = 0
         self._total_bytes = sum(found.size for found in self._files)

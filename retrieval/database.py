@@ -89,7 +89,7 @@ PRAGMA user_version = {SCHEMA_VERSION};
 COMMIT;
 """
 
-_FROM_1_TO_2 = f"INSERT OR REPLACE INTO manifest VALUES ('{SWEPT}', '0'); {_CHANGES}"
+_FROM_1_TO_2 = f"{_CHANGES} INSERT OR REPLACE INTO manifest VALUES ('{SWEPT}', '0');"
 _FROM_2_TO_3 = _PLACES
 
 # Every chunk but those of staged documents: of few, or of none. The other way round, every document is looked at.
@@ -184,6 +184,8 @@ def _connect(uri: str) -> sqlite3.Connection:
     try:
         connection.execute("PRAGMA trusted_schema = OFF")  # an index may come from elsewhere
         connection.execute("PRAGMA cell_size_check = ON")
+        # At 1,000,000 chunks a question reads 460 rows from all over the file: 6.0 ms with SQLite's own 2 MB, 4.6 so.
+        connection.execute("PRAGMA cache_size = -32768")  # kB
         connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()  # the first real access to the file
     except BaseException:
         connection.close()

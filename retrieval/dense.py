@@ -45,9 +45,9 @@ _NOISE = (
     1.2  # of them: cosine .64 to the vector they are made from, as between questions and passages (median of 9,000)
 )
 _MIXED = 8  # vectors that a noise is the signed sum of
-# Of a filter. One that lets a tenth through or more is a search of the nearest lists, of four times as many: measured at
-# 1,000,000, what is allowed near a vector drawn at random, which is mostly no question's own: recall .990 where a tenth is
-# allowed, .997 a quarter, .998 half (.999 where chance decides what is), in 5 to 18 ms; all lists take 20 to 67 (one core).
+# A filter that lets a tenth or more through looks into four times as many lists as a search without one. Measured at
+# 1,000,000, allowed being what is near a vector drawn at random: recall .990 of a tenth, .997 of a quarter, .998 of half
+# (.999 where chance decides what is allowed), in 5 to 18 ms on one core; all lists take 20 to 67.
 _BROAD, _BROAD_PROBES = 0.1, 4
 _ROWS = 16_384  # read from the store at a time
 _FLAT, _IVF = "flat", "ivf-sq8"

@@ -55,7 +55,8 @@ def codec_blob(encoder: EncoderSpec) -> str:
 class SearchSettings:
     """How a retriever works; fixed while it is open.
 
-    candidates: how many each list gives; reranked: how many of the fused ones are compared word by word, 0 for none.
+    candidates: how many each list gives; what is picked for diversity is picked among them. reranked: how many of the
+    fused ones are compared word by word and re-ordered, at least three, or 0 for none.
     """
 
     candidates: int = 100
@@ -231,7 +232,8 @@ class Retriever:
             matched = self._interaction.match(question, candidates.comparison.whole, candidates.overlap)
             evidence = features(question, candidates, order, spread=spread(candidates, question.weights))
         ids = [int(each) for each in chain(pool.ids[head][order], pool.ids[fused_order[len(head) :]])]
-        interaction = dict(zip(pool.ids[head].tolist(), matched.tolist(), strict=True))
+        compared = zip(pool.ids[head].tolist(), matched.tolist(), strict=True)
+        interaction = dict(compared) if self._settings.reranked else {}
         return _Ranking(ids, pool.stages(fused_order, interaction), codes, evidence, pool.dense_share)
 
     def _candidates(self, asked: _Asked, allowed: _Allowed, depth: int) -> _Pool:

@@ -1,9 +1,10 @@
 r"""Read reStructuredText and plain text: underlined headings, literal blocks, tables. Text is the file unchanged.
 
-A heading is an unindented line with a row of one punctuation mark below it (and perhaps above it), after a blank line;
-its level is the order in which its style first appears, as in reStructuredText. A block indented below a paragraph that
-ends in a colon counts as a literal block (in plain text, "::" has already become ":"), unless it is a list. Knows no
-directive but the ones that hold code.
+A heading is an unindented line with a row of one punctuation mark below it (and perhaps above it), after a blank
+line; its level is the order in which its style first appears, as in reStructuredText. Without any, a short first line
+that is no sentence and stands alone is the title. A block indented below a paragraph that ends in a colon counts as a
+literal block (in plain text, "::" has already become ":"), unless it is a list. Knows no directive but the ones that
+hold code.
 """
 
 from __future__ import annotations
@@ -28,18 +29,28 @@ _TABLE = re.compile(
 )
 _GRID_ROWS = re.compile(r"(?:\n[ \t]*[+|][^\n]*)*")
 _BLANK_BELOW = re.compile(r"\n[ \t]*(?:\n|\Z)|\Z")
+_FIRST_LINE = re.compile(r"\ufeff?\s*+([^\r\n]{1,100})(?:\r\n|[\r\n])[ \t]*+(?:\r\n|[\r\n])\s*+\S")
 _LIST_ITEM = re.compile(r"[ \t]*(?:[-*+•][ \t]|\(?(?:\d{1,3}|[a-zA-Z#])[.)][ \t])")
 
 
 def parse(data: bytes, suffix: str) -> Parsed:
-    """Read a text file; the title is its first heading when that is of the top level."""
+    """Read a text file; the title is its first heading, or the short line that it opens with."""
     text = decode(data)
     scan = scanning_copy(text)
     tables = _tables(scan)
-    headings = _headings(scan)
+    headings = _headings(scan) or ([] if suffix == ".rst" else _title_line(text))
     spans = sorted(headings + tables + _literal_blocks(scan), key=lambda span: (span.start, -span.end))
     media_type = "text/x-rst" if suffix == ".rst" else "text/plain"
     return Parsed(text, headings[0].label if headings else "", tuple(spans), media_type)
+
+
+def _title_line(text: str) -> list[Span]:
+    """A first line of at most 100 characters that is no sentence, with a blank line and more text below it."""
+    found = _FIRST_LINE.match(text)
+    line = found[1].rstrip() if found else ""
+    if not found or not any(map(str.isalpha, line)) or line.endswith(tuple(".!?,;:。！？，；：…")):
+        return []
+    return [Span("heading", found.start(1), found.start(1) + len(line), 1, line)]
 
 
 def _headings(scan: str) -> list[Span]:

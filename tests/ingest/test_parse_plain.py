@@ -115,3 +115,23 @@ def test_hostile_text_takes_linear_time(text):
     started = time.perf_counter()
     read(text)
     assert time.perf_counter() - started < 5  # measured 0.02 to 0.6 s
+
+
+@pytest.mark.parametrize(
+    ("text", "title"),
+    [
+        ("Minutes of June\n\nWe met.", "Minutes of June"),
+        ("\ufeff\n  会议纪要 \r\n\r\n内容", "会议纪要"),
+        ("We met in June.\n\nThen we left.", ""),  # a sentence
+        ("Dear Ann,\n\nhello", ""),
+        ("one\ntwo\n\nthree", ""),  # a paragraph of two lines
+        ("alone\n\n \n", ""),
+        ("1234\n\ntext", ""),
+        ("x" * 101 + "\n\ntext", ""),
+        ("First\n\nTitle\n=====\n\ntext", "Title"),
+    ],
+)
+def test_a_short_first_line_that_stands_alone_is_the_title(text, title):
+    parsed = parse(text.encode(), ".txt")
+    assert parsed.title == title
+    assert all(parsed.text[span.start : span.end].startswith(span.label) for span in parsed.spans)

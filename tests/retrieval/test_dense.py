@@ -307,6 +307,25 @@ def test_a_filter_may_point_away_from_the_question():
     assert found[0].tolist() == every[-30:-20]
 
 
+@pytest.mark.parametrize("share", [0.1, 0.3, 0.6])
+def test_a_filter_that_allows_much_finds_what_there_is_near_and_always_k(share):
+    """Whatever it allows: what chance says, or only what is farthest from the question."""
+    dense, behind = coded(6000)
+    assert 4 * dense.description.probes < dense.description.lists, "or every list is looked into anyway"
+    ids = np.array(list(behind.rows))
+    by_chance = np.random.default_rng(1).permutation(ids)[: round(share * len(ids))]
+    hits = 0
+    for query in questions(behind, 30):
+        best, _ = behind.best(query, 10, by_chance)
+        hits += len(set(best) & set(dense.search(query[None], 10, among=by_chance)[1][0].tolist()))
+        farthest = np.array(behind.best(query, len(ids))[0][-len(by_chance) :])
+        for k in (10, len(farthest)):
+            _, (found,) = dense.search(query[None], k, among=farthest)
+            assert len(set(found.tolist())) == k
+            assert np.isin(found, farthest).all()
+    assert hits >= 0.99 * 300
+
+
 @pytest.mark.parametrize("far", [2**31, 2**40, 2**62])
 def test_ids_may_be_far_apart(far):
     dense = DenseIndex.build(np.array([1, far]), unit_rows(2))

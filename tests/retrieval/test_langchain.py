@@ -4,7 +4,7 @@ import threading
 
 import numpy as np
 import pytest
-from doubles import HashEncoder, new_store, publish_texts, stage_text
+from doubles import HashEncoder, new_store, open_retriever, publish_texts, stage_text
 from langchain_core.documents import Document
 from langchain_core.embeddings import DeterministicFakeEmbedding, Embeddings
 from langchain_tests.integration_tests import (
@@ -222,6 +222,25 @@ def test_an_ingested_index_can_be_searched_and_keeps_its_citations(store):
         "doc_id": "doc", "source": "doc.txt", "start": 11, "end": 23, "line": 2, "page": None, "heading": []
     }  # fmt: skip
     assert vectorstore.get_by_ids(["doc#1", "nobody", "doc#1"]) == [found]
+
+
+def test_added_texts_are_found_by_meaning_although_no_token_codes_are_kept(tmp_path, encoder):
+    """No word of the question is in the text that answers; one of them, "long", is in another."""
+    texts = [
+        "Felines slumber for sixteen hours a day.",
+        "The dog barks long into the night.",
+        "Rain falls on the hills.",
+        "The stock market closed early.",
+    ]
+    with new_store(tmp_path, encoder) as store:
+        RagVectorStore(store, encoder).add_texts(texts)
+        found = open_retriever(store, encoder).search("How long do cats sleep?", k=4)
+        (plain, *_) = open_retriever(store, encoder).search("When do kittens nap?", k=4).hits
+    assert (found.question.known, found.question.readable) == (0, 1)
+    assert found.weights["dense"] > 0
+    assert [hit.stages.fused_rank for hit in found.hits] == [1, 2, 3, 4]
+    assert {hit.text for hit in found.hits[:2]} == set(texts[:2])
+    assert plain.text == texts[0]
 
 
 def test_what_another_process_publishes_is_found(vectorstore):

@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 
 import retrieval.lexical
 import retrieval.writer
-from retrieval.database import DATABASE, LEXICAL
+from retrieval.database import DATABASE, LEXICAL, PassageText
 from retrieval.errors import IndexCorruptError
-from retrieval.lexical import LexicalIndex, _token, open_lexical, refresh
+from retrieval.lexical import LexicalIndex, _token, open_lexical, passage_terms, refresh
 from retrieval.store import Store
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -41,6 +41,24 @@ class Words:
 
 
 WORDS = Words()
+
+
+class TextAlone(Words):
+    """Without titles, which count as well, so that a score can be computed by hand."""
+
+    def terms(self, text):
+        return [each for each in super().terms(text) if each and not each.istitle()]
+
+
+def test_what_stands_above_a_passage_counts_three_times():
+    """ "Tyres" is in its context, "Cars" is shown by its text: each counts three times in all, "wear" once."""
+    passage = PassageText(1, "Tyres", "Cars\nwear", ("Tyres", "Cars"))
+
+    class Lines(Words):
+        def terms(self, text):
+            return text.split()
+
+    assert sorted(passage_terms(passage, Lines())) == ["Cars"] * 3 + ["Tyres"] * 3 + ["wear"]
 
 
 def publish(store, texts, *, remove=(), analyzer=WORDS, **options):
@@ -81,7 +99,7 @@ def bm25(texts, weights, k1=1.2, b=0.75):
 
 def assert_like_the_oracle(store, lexical, weights=None, *, tolerance=1e-4):
     weights = weights or {"word1": 1.0, "word2": 0.5, "word3": 2.0, "none": 1.0}
-    texts = {each: WORDS.terms(text) for each, text in texts_by_id(store).items()}
+    texts = {one.embedding: passage_terms(one, WORDS) for one in store.passages()}
     assert lexical.ids.tolist() == sorted(texts) == store.live_embeddings().tolist()
     assert lexical.size == len(texts)
     if not texts:
@@ -109,8 +127,8 @@ def test_bm25_by_hand(store):
     "a b": norm = 1.2 * (.25 + .75 * 2 / (8 / 3)) = .975, score = .470004 * 1 * 2.2 / (1 + .975) = .523549.
     "a a c d": norm = 1.2 * (.25 + .75 * 4 / (8 / 3)) = 1.65, score = .470004 * 2 * 2.2 / (2 + 1.65) = .566580.
     """
-    publish(store, {"one": "a b", "two": "c c", "three": "a a c d"})
-    lexical = open_lexical(store, WORDS)
+    publish(store, {"one": "a b", "two": "c c", "three": "a a c d"}, analyzer=TextAlone())
+    lexical = open_lexical(store, TextAlone())
     scores, ids = lexical.search({"a": 1.0}, 10)
     assert ids.tolist() == [*ids_of(store, "three"), *ids_of(store, "one")]
     assert scores.tolist() == pytest.approx([0.566580, 0.523549], abs=1e-5)
@@ -119,9 +137,24 @@ def test_bm25_by_hand(store):
     assert (lexical.generation, lexical.size) == (1, 3)
 
 
+@pytest.mark.parametrize("count", [20, 60, 300])
+def test_a_filter_finds_the_best_of_what_it_allows_though_many_score_the_same(store, count):
+    """Whichever way it goes, through what is found or through what is allowed; there are five scores and many ties."""
+    texts = {f"d{n}": " ".join(["same"] * (1 + n % 5) + [f"x{n}"] * (5 - n % 5)) for n in range(400)}
+    publish(store, texts, analyzer=TextAlone())
+    lexical = open_lexical(store, TextAlone())
+    scores, ids = lexical.search({"same": 1.0}, 400)
+    among = np.random.default_rng(count).permutation(ids)[:count]
+    inside = np.isin(ids, among)
+    for k in (1, 7, 15, count):
+        some_scores, some = lexical.search({"same": 1.0}, k, among=among)
+        assert some.tolist() == ids[inside][:k].tolist()
+        assert some_scores.tolist() == scores[inside][:k].tolist()
+
+
 def test_scores_and_overlap_of_given_ids(store):
-    publish(store, {"one": "a b", "two": "c c", "three": "a a c d"})
-    lexical = open_lexical(store, WORDS)
+    publish(store, {"one": "a b", "two": "c c", "three": "a a c d"}, analyzer=TextAlone())
+    lexical = open_lexical(store, TextAlone())
     one, two, three = (int(ids_of(store, each)[0]) for each in ("one", "two", "three"))
     asked = np.array([three, 999, one, three, two])
     scores = lexical.scores({"a": 1.0, "nowhere": 9.0}, asked)
@@ -189,10 +222,10 @@ def test_every_term_finds_its_passage(terms):
         fingerprint = "given"
 
         def terms(self, text):
-            return terms if text == "x" else ["other"]
+            return {"x": terms, "y": ["other"]}.get(text, [])
 
     index = retrieval.lexical._new_index()
-    retrieval.lexical._add(index, Given(), [(5, "x"), (6, "y")])
+    retrieval.lexical._add(index, Given(), [PassageText(5, "", "x", ()), PassageText(6, "", "y", ())])
     lexical = LexicalIndex(Given())
     lexical._view = retrieval.lexical._View(0, None, retrieval.lexical._searcher(index))
     for term in set(terms) - {"other"}:

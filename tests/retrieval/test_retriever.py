@@ -333,6 +333,33 @@ def test_no_document_has_more_hits_than_it_may(cut, most):
     assert "its document has as many hits as one may have" in reasons
 
 
+@pytest.fixture(scope="module")
+def crowd(tmp_path_factory):
+    """A document of 150 chunks about cats, 70 of them about their sleep, beside five others about that of dogs."""
+    encoder = HashEncoder()
+    with new_store(tmp_path_factory.mktemp("crowd") / "index", encoder) as store:
+        with store.writer(analyzer=Analyzer()) as writer:
+            chunks = [f"cats {'sleep' if number < 70 else 'dream'} {number:03} " for number in range(150)]
+            stage_text(writer, "cats", "".join(chunks), cuts=range(15, 15 * 150, 15), encoder=encoder)
+            for number in range(5):
+                stage_text(writer, f"dogs{number}", f"big dogs sleep in house {number}", encoder=encoder)
+            writer.publish(roots=[])
+        yield open_retriever(store, encoder)
+
+
+@pytest.mark.parametrize(("k", "shown"), [(1, 1), (3, 3), (6, 6), (9, 6)])
+def test_a_cap_looks_on_until_k_are_shown_or_nothing_is_left(crowd, k, shown):
+    assert {hit.doc_id for hit in crowd.search("cats dream", k=60).hits} == {"cats"}
+    documents = [hit.doc_id for hit in crowd.search("cats dream", k=k, max_per_document=1).hits]
+    assert len(documents) == len(set(documents)) == shown
+    assert documents[0] == "cats"
+
+
+def test_diversity_picks_from_all_candidates_and_not_only_the_re_ranked_ones(crowd):
+    assert {hit.doc_id for hit in crowd.search("cats sleep", k=60).hits} == {"cats"}
+    assert len({hit.doc_id for hit in crowd.search("cats sleep", k=3, diversity=0.9).hits}) > 1
+
+
 def test_diversity_shows_what_is_different(cut):
     _, retriever = cut
     plain, diverse = (retriever.search("cats sleep", k=3, diversity=mmr) for mmr in (0.0, 0.9))
@@ -400,21 +427,24 @@ def test_what_came_close_is_dropped_with_a_reason(opened):
     assert not {hit.chunk_id for hit in found.hits} & {one.chunk_id for one in found.dropped}
 
 
-def test_without_reranking_the_order_is_the_fused_one(library, encoder):
+def test_without_reranking_the_order_is_the_fused_one_and_there_is_evidence(library, encoder):
     with Store.open(library) as store:
-        found = open_retriever(store, encoder, reranked=0).search("When is the else clause executed?", k=4)
-    assert [hit.stages.fused_rank for hit in found.hits] == [1, 2, 3, 4]
-    assert all(hit.stages.interaction_score is None for hit in found.hits)
-    assert [hit.score for hit in found.hits] == [hit.stages.fused_score for hit in found.hits]
+        retriever = open_retriever(store, encoder, reranked=0)
+        found = retriever.search("When is the else clause executed?", k=4)
+        other = retriever.search("Who painted the ceiling of the Sistine chapel?", k=4)
+    for one in (found, other):
+        assert [hit.stages.fused_rank for hit in one.hits] == [1, 2, 3, 4]
+        assert_stages_agree(one)
     assert all(len(passage.codes) for passage in found.passages)  # a reader still looks into them
+    assert other.evidence < other.evidence_needed <= found.evidence
 
 
 def test_below_what_is_reranked_the_fused_order_goes_on(library, encoder):
     with Store.open(library) as store:
-        found = open_retriever(store, encoder, reranked=2).search("When is the else clause executed?", k=5)
-    assert {hit.stages.fused_rank for hit in found.hits[:2]} == {1, 2}
-    assert [hit.stages.fused_rank for hit in found.hits[2:]] == [3, 4, 5]
-    assert [hit.stages.interaction_score is None for hit in found.hits] == [False, False, True, True, True]
+        found = open_retriever(store, encoder, reranked=3).search("When is the else clause executed?", k=5)
+    assert {hit.stages.fused_rank for hit in found.hits[:3]} == {1, 2, 3}
+    assert [hit.stages.fused_rank for hit in found.hits[3:]] == [4, 5]
+    assert [hit.stages.interaction_score is None for hit in found.hits] == [False, False, False, True, True]
     assert_stages_agree(found)
 
 
