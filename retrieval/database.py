@@ -89,8 +89,7 @@ PRAGMA user_version = {SCHEMA_VERSION};
 COMMIT;
 """
 
-_FROM_1_TO_2 = f"{_CHANGES} INSERT OR REPLACE INTO manifest VALUES ('{SWEPT}', '0');"
-_FROM_2_TO_3 = _PLACES
+_MIGRATIONS = _CHANGES, _PLACES  # from format 1 to 2, from 2 to 3
 
 # Every chunk but those of staged documents: of few, or of none. The other way round, every document is looked at.
 _LIVE = """
@@ -212,11 +211,11 @@ def migrate(folder: Path, connection: sqlite3.Connection) -> None:
     check_format(folder, connection)
     with explained(folder):
         version = connection.execute("PRAGMA user_version").fetchone()[0]
-        steps = [_FROM_1_TO_2, _FROM_2_TO_3][version - 1 :]
-        if steps:
-            connection.executescript(
-                f"BEGIN IMMEDIATE; {' '.join(steps)} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-            )
+        if version == 1:
+            connection.execute("INSERT OR REPLACE INTO manifest VALUES (?, '0')", (SWEPT,))
+        if version < SCHEMA_VERSION:
+            steps = " ".join(_MIGRATIONS[version - 1 :])
+            connection.executescript(f"BEGIN IMMEDIATE; {steps} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
 
 
 @contextmanager

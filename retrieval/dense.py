@@ -46,8 +46,8 @@ _NOISE = (
 )
 _MIXED = 8  # vectors that a noise is the signed sum of
 # A filter that lets a tenth or more through looks into four times as many lists as a search without one. Measured at
-# 1,000,000, allowed being what is near a vector drawn at random: recall .990 of a tenth, .997 of a quarter, .998 of half
-# (.999 where chance decides what is allowed), in 5 to 18 ms on one core; all lists take 20 to 67.
+# 1,000,000, allowed being what is near a vector drawn at random: recall .990 of a tenth, .997 of a quarter, .998 of
+# half (.999 where chance decides what is allowed), in 5 to 18 ms on one core; all lists take 20 to 67.
 _BROAD, _BROAD_PROBES = 0.1, 4
 _ROWS = 16_384  # read from the store at a time
 _FLAT, _IVF = "flat", "ivf-sq8"

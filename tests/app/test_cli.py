@@ -390,8 +390,8 @@ def test_search_explains_itself(rag):
         ["hit", "dense", "lexical", "fused", "interaction", "overlap"],
         ["1", "3.", "0.500", "1.", "12.250", "2.", "0.750", "0.625", "1.000"],
         [],
-        ["dropped", "dense", "lexical", "fused", "interaction", "overlap", "reason"],
-        ["other.md", "-", "2.", "9.500", "-", "-", "-", "its", "document", "has", "had", "its", "share"],
+        ["dense", "lexical", "fused", "interaction", "overlap", "reason", "dropped"],
+        ["-", "2.", "9.500", "-", "-", "-", "its", "document", "has", "had", "its", "share", "other.md"],
     ]
 
 

@@ -310,7 +310,8 @@ def test_a_filter_may_point_away_from_the_question():
 @pytest.mark.parametrize("share", [0.1, 0.3, 0.6])
 def test_a_filter_that_allows_much_finds_what_there_is_near_and_always_k(share):
     """Whatever it allows: what chance says, or only what is farthest from the question."""
-    dense, behind = coded(6000)
+    behind = Vectors(np.arange(6000) + 5, unit_rows(6000, dimension=4))
+    dense = DenseIndex.gather(np.arange(6000) + 5, behind, dimension=4, flat_limit=100)
     assert 4 * dense.description.probes < dense.description.lists, "or every list is looked into anyway"
     ids = np.array(list(behind.rows))
     by_chance = np.random.default_rng(1).permutation(ids)[: round(share * len(ids))]
