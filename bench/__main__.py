@@ -31,6 +31,7 @@ def main() -> None:
         "ingesting": ingesting.run,
         "starting": starting.run,
         "scaling": scaling.run,
+        "searching": scaling.run_whole,
         "quality": partial(quality.run, limit=arguments.limit),
         "retrieval": partial(retrieval.run, limit=arguments.limit),
         "extracting": partial(extracting.run, limit=arguments.limit),

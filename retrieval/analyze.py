@@ -209,8 +209,7 @@ class Analyzer:
         """Names the analysis, its word lists and its packages: equal fingerprints, equal terms. 64 hex digits."""
         packages = [version(name) for name in ("rjieba", "PyStemmer", "OpenCC", "regex")]
         words = self._dictionary.fingerprint if self._dictionary else ""
-        # False stood for a second analysis, now gone; without it every index would be made again
-        facts = [ANALYSIS_VERSION, False, unicodedata.unidata_version, *packages, words]
+        facts = [ANALYSIS_VERSION, unicodedata.unidata_version, *packages, words]
         return hashlib.sha256(repr(facts).encode()).hexdigest()
 
     def terms(self, text: str) -> list[str]:

@@ -92,9 +92,9 @@ class Question:
     """A question, ready to be compared.
 
     vector: float32 (dim,), for dense search. tokens: float32 (m, bits), unit rows. weights: (m,), sum 1, zero where the
-    tokenizer does not know the text. offsets: (m, 2), characters. readable: share of tokens the tokenizer knows, [0, 1];
-    known: the same, but 0 in an index without token codes, where tokens cannot be compared. term_weights: idf share of
-    each term, sum 1.
+    tokenizer does not know the text. offsets: (m, 2), characters. readable: share of tokens the tokenizer knows,
+    [0, 1]; known: the same, but 0 in an index without token codes, where tokens cannot be compared. term_weights: idf
+    share of each term, sum 1.
     """
 
     text: str

@@ -43,6 +43,7 @@ EVIDENCE_BLOB = "evidence"
 DROPPED_SHOWN = 20
 
 Codes = NDArray[np.uint8]
+Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 
@@ -244,8 +245,8 @@ class Retriever:
         lexical_scores, lexical_ids = self._lexical.search(asked.terms, depth, among=among)
         lexical_list = [int(each) for each in lexical_ids]
         ids = np.array(sorted({*dense_list, *lexical_list}), dtype=np.int64)
-        dense = np.asarray(self._dense.scores(question.vector, ids), dtype=np.float64)
-        lexical = np.asarray(self._lexical.scores(asked.terms, ids), dtype=np.float64)
+        dense = _completed(ids, near_ids[0], near[0], partial(self._dense.scores, question.vector))
+        lexical = _completed(ids, lexical_ids, lexical_scores, partial(self._lexical.scores, asked.terms))
         share = dense_share(near[0].astype(np.float64), _padded(lexical_scores, len(near[0])), known=question.readable)
         return _Pool(
             ids=ids,
@@ -312,7 +313,7 @@ class Retriever:
     def _groups(self, ranking: _Ranking, allowed: _Allowed, *, wanted: int) -> list[_Group]:
         """Chunks with the very same text are one, in the order of the best of them; at least `wanted` if there are."""
         groups: dict[str, _Group] = {}
-        step = max(self._settings.reranked, 3 * wanted)
+        step = wanted + DROPPED_SHOWN
         for first in range(0, len(ranking.ids), step):
             if len(groups) >= wanted:
                 break
@@ -474,6 +475,16 @@ class _Clock:
             yield
         finally:
             self.times[name] = self.times.get(name, 0.0) + 1000 * (time.perf_counter() - started)
+
+
+def _completed(ids: Ints, listed: Ints, scores: Floats, look_up: Callable[[Ints], Floats]) -> NDArray[np.float64]:
+    """Scores of ids (ascending): those of a list, and of what it did not list by looking them up."""
+    found = np.zeros(len(ids))
+    found[np.searchsorted(ids, listed)] = scores
+    missing = np.isin(ids, listed, invert=True)
+    if missing.any():
+        found[missing] = look_up(ids[missing])
+    return found
 
 
 def _padded(scores: NDArray[np.float32], size: int) -> NDArray[np.float64]:
