@@ -216,14 +216,6 @@ def is_current(store: Store, analyzer: TermAnalyzer) -> bool:
         return False
 
 
-def refresh(store: Store, lexical: LexicalIndex) -> bool:
-    """Bring an index to the store's current state; returns whether anything changed.
-
-    Where another process publishes at the same moment, the old state is kept until the next look.
-    """
-    return lexical.follow(store, build=False)
-
-
 class _View:
     """One state, never changed: what a search holds on to while another thread refreshes the index."""
 

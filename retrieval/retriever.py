@@ -17,8 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.analyze import Analyzer
-from retrieval.dense import DenseIndex
-from retrieval.dense import refresh as refresh_dense
+from retrieval.dense import DenseIndex, refresh
 from retrieval.diversity import LeftOut, diversify
 from retrieval.encoder import Encoder
 from retrieval.errors import IndexMismatchError
@@ -27,7 +26,6 @@ from retrieval.filters import Filter
 from retrieval.fusion import dense_share, fuse
 from retrieval.interaction import Interaction, Passage, Question, SignCodec
 from retrieval.lexical import LexicalIndex
-from retrieval.lexical import refresh as refresh_lexical
 from retrieval.parts import merge, parts
 from retrieval.records import Dropped, EncoderSpec, Hit, Neighbour, Place, Stages
 from retrieval.rerank import Candidates, CrossEncoder, rerank, spread
@@ -133,8 +131,7 @@ class Retriever:
         if k < 1:
             raise ValueError(f"k must be at least 1, not {k}")
         clock = _Clock()
-        with one_blas_thread(), self._store.snapshot():
-            self._follow()
+        with one_blas_thread(), self._current():
             allowed = self._allowed(filters)
             with clock("encode"):
                 asked = self._ask(question)
@@ -336,7 +333,21 @@ class Retriever:
 
     # ---- the state of the index --------------------------------------------------------------------------------------
 
-    def _follow(self) -> None:
+    @contextmanager
+    def _current(self) -> Iterator[None]:
+        """One state of the store, and both indexes of that state.
+
+        Another process may publish again while we look, and drop the lexical files of the state we see: then a newer
+        look will do, and at last the words are read from the store.
+        """
+        for last in (False, False, True):
+            with self._store.snapshot():
+                self._follow(build=last)
+                if self._lexical.generation == self._store.generation:
+                    yield
+                    return
+
+    def _follow(self, *, build: bool) -> None:
         """Take over what another process has published since the last look."""
         if self._store.generation == self._dense.generation == self._lexical.generation:
             return
@@ -346,8 +357,8 @@ class Retriever:
                 f"the index was built anew with encoder '{built_with.name}' ({built_with.dimension}-d) while "
                 f"'{spec.name}' ({spec.dimension}-d) was searching it; start again"
             )
-        refresh_dense(self._store, self._dense)
-        refresh_lexical(self._store, self._lexical)
+        refresh(self._store, self._dense)
+        self._lexical.follow(self._store, build=build)
         self._load()
 
     def _load(self) -> None:

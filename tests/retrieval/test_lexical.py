@@ -24,7 +24,7 @@ import retrieval.lexical
 import retrieval.writer
 from retrieval.database import DATABASE, LEXICAL, PassageText
 from retrieval.errors import IndexCorruptError
-from retrieval.lexical import LexicalIndex, _token, open_lexical, passage_terms, refresh
+from retrieval.lexical import LexicalIndex, _token, open_lexical, passage_terms
 from retrieval.store import Store
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -194,10 +194,10 @@ def test_an_empty_store(store):
     assert lexical.search({"a": 1.0}, 5)[1].size == 0
     assert lexical.ids.size == 0
     publish(store, {"a": "x"})
-    assert refresh(store, lexical)
+    assert lexical.follow(store, build=False)
     assert lexical.search({"x": 1.0}, 5)[1].size == 1
     publish(store, {}, remove=["a"])
-    assert refresh(store, lexical)
+    assert lexical.follow(store, build=False)
     assert lexical.search({"x": 1.0}, 5)[1].size == 0
     assert store.verify() == []
 
@@ -286,7 +286,7 @@ def test_whatever_happens_the_index_equals_one_from_scratch(tmp_path, monkeypatc
                 writer.remove([f"d{chance.randrange(12)}"])
             if chance.random() < 0.9:
                 writer.publish(roots=[], drop_unreferenced=chance.random() < 0.7)
-        refresh(store, standing)
+        standing.follow(store, build=False)
         for lexical in (standing, open_lexical(store, WORDS)):
             assert lexical.generation == store.generation
             assert_like_the_oracle(store, lexical, tolerance=2.0 if tolerant else 1e-4)
@@ -311,8 +311,8 @@ def test_a_change_shares_the_files_of_the_one_before(store, monkeypatch):
         data = (store.folder / "lexical-000002" / name).read_bytes()
         assert (len(data), hashlib.sha256(data).hexdigest()) == (size, digest)
     assert reader.search({"word4": 1.0}, 5)[1].size == 1, "a reader goes on with what it has open"
-    assert refresh(store, reader)
-    assert not refresh(store, reader)
+    assert reader.follow(store, build=False)
+    assert not reader.follow(store, build=False)
     assert [reader.search({word: 1.0}, 5)[1].size for word in ("word3", "word4", "changed", "x")] == [0, 0, 1, 5]
 
 
@@ -351,7 +351,7 @@ def test_without_an_analyzer_removals_are_followed_and_additions_made_up_for(sto
     assert store.verify() == []
     publish(store, {})
     assert folders(store) == ["lexical-000005"]
-    assert refresh(store, lexical)
+    assert lexical.follow(store, build=False)
     assert lexical.notice is None
     assert_like_the_oracle(store, lexical, {"three": 1.0, "two": 1.0})
 
@@ -363,7 +363,7 @@ def test_another_analysis_is_noticed_and_the_next_publish_rewrites(store):
     assert "another analysis of words" in lexical.notice
     assert lexical.search({"words-one": 1.0}, 5)[1].size == 1
     publish(store, {"b": "two"}, analyzer=other)
-    assert refresh(store, lexical)
+    assert lexical.follow(store, build=False)
     assert lexical.notice is None
     assert lexical.search({"words-one": 1.0, "words-two": 1.0}, 5)[1].size == 2
     assert "another analysis of words" in open_lexical(store, WORDS).notice
@@ -404,7 +404,7 @@ def test_a_missing_or_damaged_folder_is_noticed_and_made_up_for(store, kind):
     assert_like_the_oracle(store, lexical)
     assert store.verify() != []
     publish(store, {"c": "word3"})
-    assert refresh(store, lexical)
+    assert lexical.follow(store, build=False)
     assert lexical.notice is None
     assert_like_the_oracle(store, lexical)
     assert store.verify() == []
@@ -462,12 +462,12 @@ def test_a_reader_that_loses_the_race_looks_again(store, monkeypatch):
         return really(folder, record)
 
     monkeypatch.setattr(retrieval.lexical, "read_listing", read_listing)
-    assert not refresh(store, standing), "the old state is kept until the next look"
+    assert not standing.follow(store, build=False), "the old state is kept until the next look"
     assert standing.generation == 1
     raced.clear()
     lexical = open_lexical(store, WORDS)
     assert (lexical.notice, lexical.generation) == (None, 4)
-    assert refresh(store, standing)
+    assert standing.follow(store, build=False)
     assert_like_the_oracle(store, standing)
 
 
@@ -480,7 +480,7 @@ def test_in_a_snapshot_whose_folder_is_gone_it_is_built_in_memory(store):
         lexical = open_lexical(store, WORDS)
         assert lexical.generation == 1
         assert_like_the_oracle(store, lexical)
-    assert refresh(store, lexical)
+    assert lexical.follow(store, build=False)
     assert lexical.notice is None
     assert_like_the_oracle(store, lexical)
 
@@ -499,7 +499,7 @@ def test_searching_while_another_publishes_and_refreshes(store):
     def follow():
         with Store.open(store.folder) as reader:
             while not done.is_set():
-                refresh(reader, lexical)
+                lexical.follow(reader, build=False)
 
     threads = [threading.Thread(target=each) for each in (search, search, follow)]
     for thread in threads:
