@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from app.profiles import ProfileChoice, choose_profile, require_reader
 from ingest.records import IngestReport, Report
-from retrieval.errors import RagError
+from retrieval.errors import IndexCorruptError, RagError
 from retrieval.records import ChunkingSpec, Document, Dropped, Hit
 
 if TYPE_CHECKING:
@@ -190,7 +190,12 @@ class Pipeline:
         from retrieval.database import LEXICAL
         from retrieval.dense import describe_dense
 
-        dense, lexical = describe_dense(store), store.artefact(LEXICAL)
+        lexical = store.artefact(LEXICAL)
+        try:
+            dense = describe_dense(store)
+            vectors = "none yet" if dense is None else asdict(dense)
+        except (OSError, IndexCorruptError) as error:
+            vectors = f"cannot be read, and is made anew in memory by each search: {error}; run: rag ingest --rebuild"
         return {
             "index": str(self._config.index),
             "roots": store.roots(),
@@ -202,7 +207,7 @@ class Pipeline:
             "tokens": counts.tokens,
             "bytes": dict(counts.artefact_bytes),
             "token_bytes_per_chunk": round(counts.token_code_bytes / max(1, counts.embeddings)),
-            "dense": "none yet" if dense is None else asdict(dense),
+            "dense": vectors,
             "lexical": "none yet" if lexical is None else f"tantivy, BM25 ({lexical.file})",
             "manifest": asdict(replace(manifest, versions=dict(manifest.versions))),
             "failures": [asdict(failure) for failure in store.failures()],

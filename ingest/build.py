@@ -23,6 +23,7 @@ from ingest.discover import Discovery, FoundFile, discover, read_file
 from ingest.parse import parse
 from ingest.records import IngestReport, Progress, Report
 from retrieval.analyze import Analyzer
+from retrieval.dense import is_usable
 from retrieval.encoder import Encoded, Encoder, clean, passage_input
 from retrieval.errors import IndexMismatchError, ParseError
 from retrieval.evidence import CALIBRATED
@@ -161,7 +162,7 @@ def ingest_documents(
         stored = store.hashes(root)
         gone = {doc_id for doc_id, _ in stored.values()} - {document.doc_id for document in documents}
         new = [one for one in documents if stored.get(one.source) != (one.doc_id, one.content_hash)]
-        if not new and not gone and is_current(store, analyzer):
+        if not new and not gone and is_current(store, analyzer) and is_usable(store):
             return
         with (
             one_blas_thread(),
@@ -457,7 +458,7 @@ class _Indexer:
         """Take out what is gone and make the new state visible; nothing is written when nothing changed."""
         before, after = files.failures()
         no_news = before == after and set(files.roots) <= set(self._store.roots())
-        current = is_current(self._store, self._analyzer)
+        current = is_current(self._store, self._analyzer) and is_usable(self._store)
         if not self._tools and not pruned and no_news and not self._rebuild and current:
             return
         self._writer.fail(after)
@@ -479,6 +480,8 @@ class _Indexer:
             sources=sources,
             blobs=blobs,
             drop_unreferenced=not self._tally.interrupted,
+            rewrite_dense=self._rebuild,
+            rewrite_lexical=self._rebuild,
             progress=lambda done, total: self._report(Progress("indexing words", done, total, "chunks")),
         )
 

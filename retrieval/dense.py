@@ -453,6 +453,25 @@ def describe_dense(store: Store) -> DenseDescription | None:
         return _read_header(file)
 
 
+def is_usable(store: Store) -> bool:
+    """Whether there is a file of the recorded size that this program can read, or nothing to hold; fast."""
+    record = store.artefact()
+    if record is None:
+        return not store.live_embeddings().size
+    return has_header(store.folder, record)
+
+
+def has_header(folder: Path, record: Artefact) -> bool:
+    """Whether the recorded file has the recorded size and begins as this program writes it."""
+    path = folder / os.path.basename(record.file)  # noqa: PTH119 - a record cannot lead out of the folder
+    try:
+        with path.open("rb") as file:
+            _read_header(file)
+            return os.fstat(file.fileno()).st_size == record.size
+    except (OSError, IndexCorruptError):
+        return False
+
+
 def refresh(store: Store, dense: DenseIndex) -> bool:
     """Bring an index to the store's current state; cheap when it is there already. Returns whether anything changed."""
     with store.snapshot():
@@ -490,7 +509,7 @@ def _load_recorded(store: Store) -> DenseIndex:
         except (OSError, IndexCorruptError) as error:
             newer = store.artefact()
             if newer == record:
-                notice = f"search file rebuilt in memory from the stored vectors: {error}"
+                notice = f"search file rebuilt in memory: {error}; rag ingest --rebuild writes it anew"
                 return DenseIndex(store.manifest.encoder.dimension, generation=-1, notice=notice)
             record = newer  # another process published and dropped the file between our two looks
     return DenseIndex(store.manifest.encoder.dimension)

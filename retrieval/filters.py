@@ -15,15 +15,12 @@ from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
 from itertools import chain
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from retrieval.errors import ConfigError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from retrieval.store import DocumentFacts, Store
+    from retrieval.store import DocumentFacts
 
 MAX_VALUE_CHARS = 1000
 MAX_VALUES = 100
@@ -41,8 +38,9 @@ _CONDITION = re.compile(r"([^=!<>~]+)(!=|>=|<=|=|>|<|~)(.+)", re.DOTALL)
 _TYPE = re.compile(r"\.?[^\s/*.][^\s/*]*|[^\s/*]+/(?:[^\s/*]+|\*)")
 _PAGES = re.compile(r"(\d{1,7})?(-)?(\d{1,7})?", re.ASCII)
 _NUMBER = re.compile(r"[-+]?(?:\d{1,18}(?:\.\d{0,18})?|\.\d{1,18})", re.ASCII)
+_VERSION = re.compile(r"v?(\d{1,9}(?:\.\d{1,9}){1,5})", re.ASCII)
 _DATE = re.compile(r"(\d{4})(?:-(\d{1,2})(?:-(\d{1,2})(?:[T ].{0,40})?)?)?", re.ASCII)
-_COMPARE: Mapping[str, Callable[[int | float | str, int | float | str], bool]] = {
+_COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
     "=": operator.eq, ">=": operator.ge, "<=": operator.le, ">": operator.gt, "<": operator.lt,
 }  # fmt: skip
 
@@ -185,22 +183,6 @@ def parse_condition(text: str) -> Condition:
     return Condition(found[1].strip(), cast("Operator", found[2]), found[3].strip())
 
 
-def matching_documents(store: Store, wanted: Filter) -> list[int]:
-    """Rows of the documents that a filter lets through, whatever their pages."""
-    return [facts.row for facts in store.document_facts() if wanted.matches(facts)]
-
-
-def allowed(store: Store, wanted: Filter) -> NDArray[np.int64] | None:
-    """Ids of the embeddings that a search may find, ascending; None = all of them.
-
-    The same text may also stand in a document that the filter keeps out: its embedding is allowed, that place is not.
-    """
-    if wanted.is_empty:
-        return None
-    rows = matching_documents(store, wanted)
-    return store.embeddings_of_documents(rows, pages=wanted.pages)
-
-
 def document_date(metadata: Mapping[str, object]) -> date | None:
     """The day a document is of: the first of DATE_KEYS that holds a date; a year or a month counts as its first day."""
     for value in chain.from_iterable(_values(metadata, key) for key in DATE_KEYS):
@@ -304,6 +286,9 @@ def _compare(found: object, op: str, wanted: str) -> bool:
     """One value against one condition. What has no order against the other (a word, a number) is never above it."""
     if op == "~":
         return _text(wanted) in _text(found)
+    version, wanted_version = _version(found), _version(wanted)
+    if version and wanted_version and (len(version) > 2 or len(wanted_version) > 2):
+        return _COMPARE[op](version, wanted_version)
     number, wanted_number = _number(found), _number(wanted)
     if number is not None and wanted_number is not None:
         return _COMPARE[op](number, wanted_number)
@@ -322,6 +307,12 @@ def _compare_days(day: date, op: str, wanted: tuple[date, date]) -> bool:
 
 def _text(value: object) -> str:
     return unicodedata.normalize("NFC", str(value)).strip().casefold()
+
+
+def _version(value: object) -> tuple[int, ...] | None:
+    """The numbers of 1.10.0 or v2.3.1; two numbers alone are a decimal number unless compared with three."""
+    found = _VERSION.fullmatch(str(value).strip())
+    return tuple(map(int, found[1].split("."))) if found else None
 
 
 def _number(value: object) -> int | float | None:

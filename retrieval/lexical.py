@@ -103,6 +103,7 @@ class LexicalIndex:
     def __init__(self, analyzer: TermAnalyzer) -> None:
         self._analyzer = analyzer
         self._view = _View(-1, None, _searcher(_new_index()))
+        self._checked: Mapping[str, tuple[int, str]] = {}
 
     @property
     def generation(self) -> int:
@@ -184,7 +185,8 @@ class LexicalIndex:
         changes = store.changes_since(record.generation)
         if changes is None or any(changed.size for changed in changes):
             raise IndexCorruptError(f"{record.file} is behind the index; the next ingest brings it up to date")
-        check_folder(folder, listing)
+        check_folder(folder, listing, self._checked)
+        self._checked = listing.files
         return _View(generation, None, _open_searcher(folder, listing))
 
 
@@ -202,7 +204,7 @@ def open_lexical(store: Store, analyzer: TermAnalyzer) -> LexicalIndex:
 
 
 def is_current(store: Store, analyzer: TermAnalyzer) -> bool:
-    """Whether the recorded files hold the store's state, by this analyzer; damage is not looked for."""
+    """Whether the recorded files hold the store's state, by this analyzer, undamaged."""
     with store.snapshot():
         record, generation = store.artefact(LEXICAL), store.generation
         if record is None:
@@ -211,9 +213,12 @@ def is_current(store: Store, analyzer: TermAnalyzer) -> bool:
     if changes is None or any(changed.size for changed in changes) or record.generation > generation:
         return False
     try:
-        return read_listing(folder_of(store.folder, record), record).analyzer == analyzer.fingerprint
+        folder = folder_of(store.folder, record)
+        listing = read_listing(folder, record)
+        check_folder(folder, listing)
     except (OSError, IndexCorruptError):
         return False
+    return listing.analyzer == analyzer.fingerprint
 
 
 class _View:
@@ -371,14 +376,20 @@ def read_listing(folder: Path, record: Artefact) -> Listing:
     return listing
 
 
-def check_folder(folder: Path, listing: Listing) -> None:
-    """Compare what can be compared fast: sizes, and the list of segments. Raises OSError or IndexCorruptError."""
-    for name, (size, _) in listing.files.items():
+def check_folder(folder: Path, listing: Listing, known: Mapping[str, tuple[int, str]] | None = None) -> None:
+    """Compare every file with the listing: tantivy is given nothing that is not as it was written.
+
+    `known`: files of an earlier listing that were compared before, which never change. Measured at 1,000,000 passages,
+    144 MB: .1 s. Raises OSError or IndexCorruptError.
+    """
+    if not all(name in listing.files for name in _MUTABLE):
+        raise IndexCorruptError(f"the listing of '{folder}' has no list of segments")
+    for name, facts in listing.files.items():
         found = (folder / name).lstat()
-        if not stat.S_ISREG(found.st_mode) or found.st_size != size:
-            raise IndexCorruptError(f"'{folder / name}' has {found.st_size} bytes, expected {size}")
-    for name in _MUTABLE:
-        if name not in listing.files or _digest(folder / name) != listing.files[name][1]:
+        if not stat.S_ISREG(found.st_mode) or found.st_size != facts[0]:
+            raise IndexCorruptError(f"'{folder / name}' has {found.st_size} bytes, expected {facts[0]}")
+        compared = name not in _MUTABLE and (known or {}).get(name) == facts
+        if not compared and _digest(folder / name) != facts[1]:
             raise IndexCorruptError(f"'{folder / name}' does not have the recorded checksum")
 
 
@@ -388,10 +399,6 @@ def verify_folder(place: Path, record: Artefact, live: Ints | None) -> Iterator[
         folder = folder_of(place, record)
         listing = read_listing(folder, record)
         check_folder(folder, listing)
-        for name, (_, digest) in listing.files.items():
-            if _digest(folder / name) != digest:
-                yield f"'{folder / name}' does not have the recorded checksum"
-                return
         view = _View(record.generation, None, _open_searcher(folder, listing))
         ids = np.sort(view.best(_tantivy().Query.all_query(), max(1, view.size))[1])
     except OSError as error:

@@ -21,7 +21,7 @@ from retrieval.dense import DenseIndex, refresh
 from retrieval.diversity import LeftOut, diversify
 from retrieval.encoder import Encoder
 from retrieval.errors import IndexMismatchError
-from retrieval.evidence import PASSAGES, Evidence, features
+from retrieval.evidence import Evidence, features
 from retrieval.filters import Filter
 from retrieval.fusion import dense_share, fuse
 from retrieval.interaction import Interaction, Passage, Question, SignCodec
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 STATISTICS_BLOB = "statistics"
 EVIDENCE_BLOB = "evidence"
 DROPPED_SHOWN = 20
+RERANKED = 60
 
 Codes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -54,12 +55,11 @@ def codec_blob(encoder: EncoderSpec) -> str:
 class SearchSettings:
     """How a retriever works; fixed while it is open.
 
-    candidates: how many each list gives; what is picked for diversity is picked among them. reranked: how many of the
-    fused ones are compared word by word and re-ordered, at least three, or 0 for none.
+    candidates: how many each list gives. reranked: how many of the fused ones are re-ordered, 0 for none.
     """
 
     candidates: int = 100
-    reranked: int = 60
+    reranked: int = RERANKED
     split_questions: bool = True
     cross_encoder: CrossEncoder | None = None
     synonyms: Synonyms | None = None
@@ -131,7 +131,7 @@ class Retriever:
         if k < 1:
             raise ValueError(f"k must be at least 1, not {k}")
         clock = _Clock()
-        with one_blas_thread(), self._current():
+        with self._current(), one_blas_thread():
             allowed = self._allowed(filters)
             with clock("encode"):
                 asked = self._ask(question)
@@ -183,15 +183,21 @@ class Retriever:
         k: int,
         clock: _Clock,
     ) -> tuple[_Ranking, _Chosen]:
-        """Candidates in their final order, and k of them chosen, where the index has as many that may be."""
-        depth = max(k, self._settings.candidates)
+        """Candidates in their final order, and k of them chosen, where the index has as many that may be.
+
+        With a cap or for diversity they are picked among sixteen times the usual candidates at most: where one document
+        holds nearly all of an index, fewer come back.
+        """
+        depth = first = max(k, self._settings.candidates)
+        size = self._dense.size if allowed.embeddings is None else len(allowed.embeddings)
         while True:
             ranking = self._ranking(asked, several, allowed, depth, clock)
             with clock("read"):
                 chosen = choose(self._groups(ranking, allowed, wanted=k))
                 if len(chosen.groups) < k or chosen.picked:  # what is picked over must be all there is
                     chosen = choose(self._groups(ranking, allowed, wanted=len(ranking.ids)))
-            if len(chosen.groups) >= k or depth >= self._dense.size:
+            deep = depth >= size or (chosen.picked and depth >= _PICKED_FROM * first)
+            if len(chosen.groups) >= k or deep:
                 return ranking, chosen
             depth *= 4  # one text stands under many headings: a licence in every file
 
@@ -217,7 +223,7 @@ class Retriever:
             pool = self._candidates(asked, allowed, depth)
             fused_order = np.argsort(-pool.fused, kind="stable")
         with clock("rerank"):
-            head = fused_order[: max(self._settings.reranked, PASSAGES)]
+            head = fused_order[: self._settings.reranked or RERANKED]  # evidence needs them anyway
             codes = self._codes([int(each) for each in pool.ids[head]])
             candidates = Candidates(
                 dense=pool.dense[head],
@@ -237,9 +243,11 @@ class Retriever:
     def _candidates(self, asked: _Asked, allowed: _Allowed, depth: int) -> _Pool:
         """The union of both lists; each candidate gets the score of either list, whichever found it."""
         question, among = asked.question, allowed.embeddings
+        lexical_scores, lexical_ids = self._lexical.search(asked.terms, depth, among=among)
+        if not question.readable and not len(lexical_ids):  # a vector of unknown tokens is as near to anything
+            among = np.empty(0, dtype=np.int64)
         near, near_ids = self._dense.search(question.vector[None, :], depth, among=among)
         dense_list = [int(each) for each in near_ids[0]]
-        lexical_scores, lexical_ids = self._lexical.search(asked.terms, depth, among=among)
         lexical_list = [int(each) for each in lexical_ids]
         ids = np.array(sorted({*dense_list, *lexical_list}), dtype=np.int64)
         dense = _completed(ids, near_ids[0], near[0], partial(self._dense.scores, question.vector))
@@ -385,6 +393,7 @@ class Retriever:
 
 
 _FILTERS_KEPT = 16
+_PICKED_FROM = 16
 
 
 @dataclass(frozen=True, slots=True)

@@ -359,8 +359,9 @@ class Writer:
         record = read_artefact(self._connection, DENSE)
         if record is None:
             return self._execute("SELECT 1 FROM chunks LIMIT 1").fetchone() is not None
-        path = self._folder / Path(record.file).name
-        if not path.is_file() or path.stat().st_size != record.size:
+        from retrieval.dense import has_header
+
+        if not has_header(self._folder, record):
             return True
         inside = record.embedding_ids()
         changes = changes_since(self._connection, record.generation, generation)

@@ -39,6 +39,9 @@ _THEMATIC_BREAK = re.compile(r" {0,3}([*_-])[ \t]*(?:\1[ \t]*){2,}$")
 _TABLE_ROWS = re.compile(r"(?:\n[^\n|]*\|[^\n]*)*")
 _FRONT_MATTER_OPEN = re.compile(r"\n ?---[ \t]*(?=\n[^\n]*\S)")
 _FRONT_MATTER_CLOSE = re.compile(r"\n(?:---|\.\.\.)[ \t]*$", re.MULTILINE)
+_BLOCK_LIST = re.compile(r"^([A-Za-z_][\w.-]{0,63})[ \t]*:[ \t]*((?:\n[ \t]*-[ \t]+[^\n]*)+)$", re.MULTILINE)
+_ITEM = re.compile(r"\n[ \t]*-[ \t]+([^\n]*)")
+_FLOW_ITEM = re.compile(r"[ \t]*(?:\"[^\"]*\"|'[^']*'|[^,])+")
 _KEY_VALUE = re.compile(r"^([A-Za-z_][\w.-]{0,63})[ \t]*:(?:[ \t]+([^\n]*))?$", re.MULTILINE)
 
 
@@ -144,13 +147,16 @@ def _front_matter(scan: str) -> tuple[int, Mapping[str, object]]:
         return 0, {}
     flat = {key: value.strip() for key, value in pairs[:MAX_FRONT_MATTER_KEYS]}
     simple = {key: value for key, value in flat.items() if value and value[0] not in "{|>&*!#"}
-    return closing.end(), {key: _value(each) for key, each in simple.items() if each[0] != "[" or each[-1] == "]"}
+    values: dict[str, object] = {key: _value(each) for key, each in simple.items() if each[0] != "[" or each[-1] == "]"}
+    blocks = _BLOCK_LIST.finditer(scan, opening.end(), closing.start() + 1)
+    lists = {block[1]: [_unquoted(each.strip()) for each in _ITEM.findall(block[2])] for block in blocks}
+    return closing.end(), {**values, **{key: lists[key] for key in list(lists)[:MAX_FRONT_MATTER_KEYS]}}
 
 
 def _value(value: str) -> str | list[str]:
-    """A plain or quoted string, or a list of them on one line; a comma inside quotes separates all the same."""
+    """A plain or quoted string, or a list of them on one line."""
     if value[0] == "[" and value[-1] == "]":
-        return [_unquoted(each.strip()) for each in value[1:-1].split(",") if each.strip()]
+        return [_unquoted(each.strip()) for each in _FLOW_ITEM.findall(value[1:-1]) if each.strip()]
     return _unquoted(value)
 
 

@@ -105,6 +105,13 @@ def test_front_matter_is_metadata_and_no_heading():
     assert headings(text) == [(1, "H")]
 
 
+def test_front_matter_lists():
+    text = "---\ntags:\n  - a\n  - 'b, c'\nx: 1\nflow: [blue, \"quoted, x\", 'y']\nopen: [a,\nempty: []\n---\n# H"
+    assert read(text).metadata == {
+        "tags": ["a", "b, c"], "x": "1", "flow": ["blue", "quoted, x", "y"], "empty": [],
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("text", ["---\n\ntitle: x\n---\n# H", "---\nprose\n---\n# H", "---\ntitle: open\n# H"])
 def test_what_is_no_front_matter(text):
     assert read(text).metadata == {}

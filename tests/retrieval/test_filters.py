@@ -6,7 +6,6 @@ import time
 from datetime import date
 
 import pytest
-from doubles import new_store, publish_texts
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,7 +16,6 @@ from retrieval.filters import (
     MAX_VALUES,
     Condition,
     Filter,
-    allowed,
     document_date,
     parse_condition,
     parse_filter,
@@ -317,16 +315,15 @@ def test_errors_say_what_was_found_and_what_to_write(given, parts):
 # over a store
 
 
-def test_allowed_is_what_the_matching_documents_hold(tmp_path):
-    with new_store(tmp_path / "index") as store:
-        publish_texts(store, {"one": "first text", "two": "second text", "three": "second text"})
-        embeddings = {
-            source: allowed(store, parse_filter(sources=[f"{source}.txt"])).tolist()
-            for source in ("one", "two", "three")
-        }
-        assert [len(ids) for ids in embeddings.values()] == [1, 1, 1]
-        assert embeddings["two"] == embeddings["three"] != embeddings["one"]
-        assert allowed(store, parse_filter(types=["txt"])).tolist() == sorted({*embeddings["one"], *embeddings["two"]})
-        assert allowed(store, Filter()) is None
-        assert allowed(store, parse_filter(sources=["nothing"])).tolist() == []
-        assert allowed(store, parse_filter(pages="1")).tolist() == []
+@pytest.mark.parametrize(
+    ("found", "condition", "holds"),
+    [
+        ("1.10.0", "v>=1.9.0", True),
+        ("v1.10.0", "v>1.9", True),
+        ("1.9.0", "v=1.9.0", True),
+        ("1.10.0", "v<1.9.0", False),
+        ("1.10", "v<1.9", True),  # two numbers are a decimal number
+    ],
+)
+def test_versions_compare_by_their_numbers(found, condition, holds):
+    assert parse_condition(condition).holds({"v": found}) == holds

@@ -103,7 +103,7 @@ def test_a_blank_question_is_refused(opened, blank):
 )
 def test_a_strange_question_gets_hits_with_low_scores(opened, question):
     found = opened[1].search(question, k=3)
-    assert len(found.hits) == 3
+    assert len(found.hits) == (3 if found.question.readable else 0)  # what nobody can read finds nothing
     assert all(hit.score < 0.45 for hit in found.hits)
 
 
@@ -515,6 +515,6 @@ def test_a_word_of_the_users_dictionary_is_found_as_one(tmp_path):
 @pytest.mark.parametrize("question", ["of the and", "的了是", "ᚠᚢᚦᚨᚱᚲ", "ⲁⲃⲅ ⲇⲉⲍ", "\x00", "...", "\u202e"])
 def test_a_question_without_a_word_anybody_knows(opened, question):
     found = opened[1].search(question, k=1000)
-    assert len(found.hits) == SIZE
-    assert 0 <= found.evidence <= 1
+    assert len(found.hits) == (SIZE if found.question.readable else 0)
+    assert found.evidence < found.evidence_needed
     assert_stages_agree(found)
