@@ -16,7 +16,7 @@ from langchain_tests.unit_tests import EmbeddingsUnitTests
 
 from retrieval.errors import IndexMismatchError, TextTooLongError
 from retrieval.langchain import EmbeddingsEncoder, RagEmbeddings, RagRetriever, RagVectorStore
-from retrieval.records import Hit
+from retrieval.records import Hit, Neighbour, Stages
 from retrieval.store import Store
 
 ENCODER = HashEncoder()
@@ -104,6 +104,30 @@ def test_a_hit_becomes_a_document_with_its_citation():
             "rank": 1,
         },
     )
+
+
+async def test_options_go_with_every_search_and_those_of_a_call_come_first():
+    asked = []
+
+    def noting(question, *, k, **options):
+        asked.append((k, options))
+        return search(question, k=k)
+
+    retriever = RagRetriever(search=noting, k=2, options={"max_per_document": 1, "diversity": 0.5})
+    retriever.invoke("why?")
+    await retriever.ainvoke("why?", k=1, diversity=0.0, neighbours=True)
+    assert asked == [
+        (2, {"max_per_document": 1, "diversity": 0.5}),
+        (1, {"max_per_document": 1, "diversity": 0.0, "neighbours": True}),
+    ]
+
+
+def test_stages_and_neighbours_become_metadata():
+    hit = Hit(1, 1.0, "c", "d", "a.md", 0, 4, "text", stages=Stages(dense_rank=3), after=Neighbour("n", 4, 6, "xy"))
+    (document,) = RagRetriever(search=lambda _, k: [hit][:k]).invoke("why?")
+    assert document.metadata["stages"]["dense_rank"] == 3
+    assert document.metadata["after"] == {"chunk_id": "n", "start": 4, "end": 6, "text": "xy"}
+    assert "before" not in document.metadata
 
 
 async def test_the_number_of_hits_can_be_given_to_a_call_as_well():
