@@ -225,10 +225,11 @@ class Retriever:
         with clock("rerank"):
             head = fused_order[: self._settings.reranked or RERANKED]  # evidence needs them anyway
             codes = self._codes([int(each) for each in pool.ids[head]])
+            overlap = self._lexical.overlap(self._term_shares(asked), pool.ids[head]).astype(np.float64)
             candidates = Candidates(
                 dense=pool.dense[head],
                 lexical=pool.lexical[head],
-                overlap=pool.overlap[head],
+                overlap=overlap,
                 fused=pool.fused[head],
                 comparison=self._interaction.compare(question, [codes[int(each)] for each in pool.ids[head]]),
             )
@@ -236,9 +237,9 @@ class Retriever:
             matched = self._interaction.match(question, candidates.comparison.whole, candidates.overlap)
             evidence = features(question, candidates, order, spread=spread(candidates, question.weights))
         ids = [int(each) for each in chain(pool.ids[head][order], pool.ids[fused_order[len(head) :]])]
-        compared = zip(pool.ids[head].tolist(), matched.tolist(), strict=True)
-        interaction = dict(compared) if self._settings.reranked else {}
-        return _Ranking(ids, pool.stages(fused_order, interaction), codes, evidence, pool.dense_share)
+        compared = zip(pool.ids[head].tolist(), zip(matched.tolist(), overlap.tolist(), strict=True), strict=True)
+        stages = pool.stages(fused_order, dict(compared) if self._settings.reranked else {})
+        return _Ranking(ids, stages, codes, evidence, pool.dense_share)
 
     def _candidates(self, asked: _Asked, allowed: _Allowed, depth: int) -> _Pool:
         """The union of both lists; each candidate gets the score of either list, whichever found it."""
@@ -257,7 +258,6 @@ class Retriever:
             ids=ids,
             dense=dense,
             lexical=lexical,
-            overlap=np.asarray(self._lexical.overlap(self._term_shares(asked), ids), dtype=np.float64),
             fused=fuse(dense, lexical, share),
             dense_share=share,
             dense_ranks={each: rank for rank, each in enumerate(dense_list, start=1)},
@@ -429,14 +429,13 @@ class _Pool:
     ids: Ints
     dense: NDArray[np.float64]
     lexical: NDArray[np.float64]
-    overlap: NDArray[np.float64]
     fused: NDArray[np.float64]
     dense_share: float
     dense_ranks: Mapping[int, int]
     lexical_ranks: Mapping[int, int]
 
-    def stages(self, fused_order: Ints, interaction: Mapping[int, float]) -> dict[int, Stages]:
-        """What each candidate went through, by id."""
+    def stages(self, fused_order: Ints, compared: Mapping[int, tuple[float, float]]) -> dict[int, Stages]:
+        """What each candidate went through, by id. compared: interaction and overlap of those that were re-ranked."""
         return {
             each: Stages(
                 dense_rank=self.dense_ranks.get(each),
@@ -445,8 +444,8 @@ class _Pool:
                 lexical_score=float(self.lexical[at]),
                 fused_rank=rank,
                 fused_score=float(self.fused[at]),
-                interaction_score=interaction.get(each),
-                overlap_score=float(self.overlap[at]),
+                interaction_score=compared.get(each, (None, None))[0],
+                overlap_score=compared.get(each, (None, None))[1],
             )
             for rank, at in enumerate(fused_order.tolist(), start=1)
             for each in [int(self.ids[at])]

@@ -405,7 +405,8 @@ def assert_stages_agree(found):
     for one in stages:
         assert one.dense_rank is not None or one.lexical_rank is not None
         assert 0 <= one.fused_score <= 1
-        assert 0 <= one.overlap_score <= 1 + 1e-6
+        assert (one.overlap_score is None) == (one.interaction_score is None)
+        assert one.overlap_score is None or 0 <= one.overlap_score <= 1 + 1e-6
         assert (one.lexical_score > 0) or one.lexical_rank is None
     assert sum(found.weights.values()) == pytest.approx(1)
     assert [hit.score for hit in found.hits] == sorted((hit.score for hit in found.hits), reverse=True)
