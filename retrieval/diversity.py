@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from retrieval.fusion import scaled
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -57,7 +59,7 @@ def diversify(
     if not 0 <= mmr <= 1 or k < 1 or not len(scores) == len(vectors) == len(documents):
         raise ValueError(f"k {k}, mmr {mmr}, {len(scores)} scores, {len(vectors)} vectors, {len(documents)} documents")
     ranked = np.argsort(-np.asarray(scores, dtype=np.float64), kind="stable").tolist()
-    relevance = (1 - mmr) * _scaled(np.asarray(scores, dtype=np.float64))
+    relevance = (1 - mmr) * scaled(np.asarray(scores, dtype=np.float64))
     units = _unit_rows(np.asarray(vectors, dtype=np.float64)) if mmr else None
     nearest = np.full(len(scores), -np.inf)  # similarity to the nearest passage taken, and which one that is
     like = np.zeros(len(scores), dtype=np.int64)
@@ -90,12 +92,6 @@ def _left_out(position: int, capped: set[int], was_shown: bool, like: int) -> Le
     if position in capped:
         return LeftOut(position, "document")
     return LeftOut(position, "similar", like) if was_shown else LeftOut(position, "rank")
-
-
-def _scaled(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """To [0, 1]; all equal is all 1."""
-    span = float(np.ptp(scores)) if len(scores) else 0.0
-    return (scores - scores.min()) / span if span > 0 else np.ones(len(scores))
 
 
 def _unit_rows(vectors: NDArray[np.float64]) -> NDArray[np.float64]:

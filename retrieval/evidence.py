@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 PASSAGES = 3
 """Passages from the top that are looked at: those a reader reads."""
 
-_CROWD = 60  # candidates from which on "stands out from the others" says all it can
+CROWD = 60
+"""Candidates from which on "stands out from the others" says all it can."""
+
 _OTHERS = slice(5, 25)
 
 
@@ -74,7 +76,7 @@ def features(question: Question, found: Candidates, order: NDArray[np.int64], *,
     if not len(order):
         return {}
     top, first, known = order[:PASSAGES], order[0], question.known
-    crowd = min(1.0, (len(order) - 1) / (_CROWD - 1))
+    crowd = min(1.0, (len(order) - 1) / (CROWD - 1))
     nearby = float(found.comparison.nearby[first, 1])
     overlap = float(found.overlap[top].max())
     others = found.comparison.nearby[order[_OTHERS], 0]
@@ -89,7 +91,6 @@ def features(question: Question, found: Candidates, order: NDArray[np.int64], *,
         * (float(found.comparison.nearby[first, 0] - np.median(others)) if len(others) else 0.0),
         "read length": known * float(np.log1p(np.count_nonzero(question.weights))),
         "read heaviest": known * float(question.weights.max(initial=0)),
-        "few read": known * (1 - crowd),
         "few read nearby": known * (1 - crowd) * nearby,
         "words": 1 - known,
         "words overlap": (1 - known) * overlap,
@@ -111,7 +112,6 @@ CALIBRATED = Evidence(
         "read stands out": 11.25,
         "read length": 2.15,
         "read heaviest": -2.11,
-        "few read": -0.00,
         "few read nearby": 7.65,
         "words": -9.01,
         "words overlap": 27.13,

@@ -21,7 +21,7 @@ from retrieval.dense import DenseIndex, refresh
 from retrieval.diversity import LeftOut, diversify
 from retrieval.encoder import Encoder
 from retrieval.errors import IndexMismatchError
-from retrieval.evidence import Evidence, features
+from retrieval.evidence import CROWD, Evidence, features
 from retrieval.filters import Filter
 from retrieval.fusion import dense_share, fuse
 from retrieval.interaction import Interaction, Passage, Question, SignCodec
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 STATISTICS_BLOB = "statistics"
 EVIDENCE_BLOB = "evidence"
 DROPPED_SHOWN = 20
-RERANKED = 60
 
 Codes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -59,7 +58,7 @@ class SearchSettings:
     """
 
     candidates: int = 100
-    reranked: int = RERANKED
+    reranked: int = 60
     split_questions: bool = True
     cross_encoder: CrossEncoder | None = None
     synonyms: Synonyms | None = None
@@ -136,10 +135,10 @@ class Retriever:
             with clock("encode"):
                 asked = self._ask(question)
                 several = self._parts(question)
-            choose = partial(self._chosen, k=k, max_per_document=max_per_document, diversity=diversity)
-            ranking, chosen = self._found(asked, several, allowed, choose, k=k, clock=clock)
+            picks = _Picks(k, max_per_document, diversity)
+            ranking, chosen = self._found(asked, several, allowed, picks, clock)
             with clock("read"):
-                passages = [self._passage(group.chunks[0], ranking.codes) for group in chosen.groups]
+                passages = self._passages(chosen.groups, ranking.codes)
                 around = self._around(chosen.groups) if neighbours else {}
         return Retrieved(
             question=asked.question,
@@ -178,9 +177,7 @@ class Retriever:
         asked: _Asked,
         several: Sequence[_Asked],
         allowed: _Allowed,
-        choose: Callable[[Sequence[_Group]], _Chosen],
-        *,
-        k: int,
+        picks: _Picks,
         clock: _Clock,
     ) -> tuple[_Ranking, _Chosen]:
         """Candidates in their final order, and k of them chosen, where the index has as many that may be.
@@ -188,16 +185,15 @@ class Retriever:
         With a cap or for diversity they are picked among sixteen times the usual candidates at most: where one document
         holds nearly all of an index, fewer come back.
         """
-        depth = first = max(k, self._settings.candidates)
+        depth = first = max(picks.k, self._settings.candidates)
         size = self._dense.size if allowed.embeddings is None else len(allowed.embeddings)
         while True:
             ranking = self._ranking(asked, several, allowed, depth, clock)
             with clock("read"):
-                chosen = choose(self._groups(ranking, allowed, wanted=k))
-                if len(chosen.groups) < k or chosen.picked:  # what is picked over must be all there is
-                    chosen = choose(self._groups(ranking, allowed, wanted=len(ranking.ids)))
-            deep = depth >= size or (chosen.picked and depth >= _PICKED_FROM * first)
-            if len(chosen.groups) >= k or deep:
+                wanted = len(ranking.ids) if picks.over_all else picks.k
+                chosen = self._chosen(self._groups(ranking, allowed, wanted=wanted), picks)
+            deep = depth >= size or (picks.over_all and depth >= _PICKED_FROM * first)
+            if len(chosen.groups) >= picks.k or deep:
                 return ranking, chosen
             depth *= 4  # one text stands under many headings: a licence in every file
 
@@ -223,7 +219,7 @@ class Retriever:
             pool = self._candidates(asked, allowed, depth)
             fused_order = np.argsort(-pool.fused, kind="stable")
         with clock("rerank"):
-            head = fused_order[: self._settings.reranked or RERANKED]  # evidence needs them anyway
+            head = fused_order[: self._settings.reranked or CROWD]  # evidence looks at them anyway
             codes = self._codes([int(each) for each in pool.ids[head]])
             overlap = self._lexical.overlap(self._term_shares(asked), pool.ids[head]).astype(np.float64)
             candidates = Candidates(
@@ -297,10 +293,9 @@ class Retriever:
 
     # ---- from ranking to hits ----------------------------------------------------------------------------------------
 
-    def _chosen(self, groups: Sequence[_Group], *, k: int, max_per_document: int, diversity: float) -> _Chosen:
-        picked = bool(max_per_document or diversity)
-        if not picked:
-            kept, left_out = list(groups[:k]), [LeftOut(at, "rank") for at in range(k, len(groups))]
+    def _chosen(self, groups: Sequence[_Group], picks: _Picks) -> _Chosen:
+        if not picks.over_all:
+            kept, left_out = list(groups[: picks.k]), [LeftOut(at, "rank") for at in range(picks.k, len(groups))]
         else:
             found, vectors = self._store.vectors(np.array([group.embedding for group in groups], dtype=np.int64))
             rows = vectors[np.searchsorted(found, [group.embedding for group in groups])]
@@ -308,12 +303,12 @@ class Retriever:
                 -np.arange(len(groups), dtype=np.float64),
                 rows,
                 [group.chunks[0].chunk.doc_id for group in groups],
-                k=k,
-                mmr=diversity,
-                max_per_document=max_per_document,
+                k=picks.k,
+                mmr=picks.diversity,
+                max_per_document=picks.max_per_document,
             )
             kept, left_out = [groups[at] for at in result.kept], list(result.left_out)
-        return _Chosen(kept, tuple(_dropped(groups, one) for one in left_out[:DROPPED_SHOWN]), picked)
+        return _Chosen(kept, tuple(_dropped(groups, one) for one in left_out[:DROPPED_SHOWN]))
 
     def _groups(self, ranking: _Ranking, allowed: _Allowed, *, wanted: int) -> list[_Group]:
         """Chunks with the very same text are one, in the order of the best of them; at least `wanted` if there are."""
@@ -329,11 +324,11 @@ class Retriever:
                 groups.setdefault(chunk.chunk.text, new).chunks.append(chunk)
         return list(groups.values())
 
-    def _passage(self, stored: StoredChunk, codes: Mapping[int, Codes]) -> Passage:
-        found = codes.get(stored.embedding)
-        if found is None:  # below what was re-ranked
-            found = self._codes([stored.embedding])[stored.embedding]
-        return Passage(stored.chunk.text, found, stored.chunk.context)
+    def _passages(self, groups: Sequence[_Group], codes: Mapping[int, Codes]) -> list[Passage]:
+        below = self._codes([group.embedding for group in groups if group.embedding not in codes])  # what was re-ranked
+        every = {**below, **codes}
+        firsts = [group.chunks[0] for group in groups]
+        return [Passage(one.chunk.text, every[one.embedding], one.chunk.context) for one in firsts]
 
     def _around(self, groups: Sequence[_Group]) -> dict[str, tuple[Neighbour | None, Neighbour | None]]:
         found = self._store.neighbours([group.chunks[0].chunk.chunk_id for group in groups])
@@ -394,6 +389,20 @@ class Retriever:
 
 _FILTERS_KEPT = 16
 _PICKED_FROM = 16
+
+
+@dataclass(frozen=True, slots=True)
+class _Picks:
+    """Which of the ranked texts are wanted; see Retriever.search."""
+
+    k: int
+    max_per_document: int
+    diversity: float
+
+    @property
+    def over_all(self) -> bool:
+        """Whether they are picked among all there are, and are not simply the first ones."""
+        return bool(self.max_per_document or self.diversity)
 
 
 @dataclass(frozen=True, slots=True)
@@ -474,11 +483,8 @@ class _Group:
 
 @dataclass(frozen=True, slots=True)
 class _Chosen:
-    """`picked`: not simply the first ones."""
-
     groups: list[_Group]
     dropped: tuple[Dropped, ...]
-    picked: bool
 
 
 class _Clock:
