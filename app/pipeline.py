@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from app.profiles import ProfileChoice, choose_profile, require_reader
 from ingest.records import IngestReport, Report
 from retrieval.errors import IndexCorruptError, RagError
-from retrieval.records import ChunkingSpec, Document, Dropped, Hit
+from retrieval.records import ChunkingSpec, Document, Hit, Trace
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from retrieval.lexical import LexicalIndex
     from retrieval.retriever import Retrieved, Retriever, SearchSettings
     from retrieval.store import DocumentRow, Store
-    from retrieval.synonyms import Expansion, Synonyms
+    from retrieval.synonyms import Synonyms
 
 _RECORDED = ("numpy", "tokenizers", "openvino", "sentence-transformers", "faiss-cpu", "faiss-gpu", "cited-rag")
 
@@ -51,19 +51,13 @@ class Parts:
 
 
 @dataclass(frozen=True, slots=True)
-class SearchResult:
-    """The hits of a question, best first, and how they were found: see retrieval.retriever.Retrieved."""
+class SearchResult(Trace):
+    """The hits of a question, best first, and the evidence of an answer among them, [0, 1]."""
 
     question: str
     hits: tuple[Hit, ...]
     timings_ms: Mapping[str, float]
     evidence: float | None = None
-    evidence_features: Mapping[str, float] = field(default_factory=dict)
-    weights: Mapping[str, float] = field(default_factory=dict)
-    terms: Mapping[str, float] = field(default_factory=dict)
-    expansions: tuple[Expansion, ...] = ()
-    parts: tuple[str, ...] = ()
-    dropped: tuple[Dropped, ...] = ()
 
 
 class Pipeline:
@@ -88,60 +82,56 @@ class Pipeline:
     ) -> SearchResult:
         """The k best hits among what the filter leaves; what is not given is as the config says."""
         started = time.perf_counter()
-        config = self._config
-        found = self._parts.retriever.search(
+        found = self._retrieve(
             question,
-            k=k or config.top_k,
-            filters=filters,
-            max_per_document=config.max_per_document if max_per_document is None else max_per_document,
-            diversity=config.diversity if diversity is None else diversity,
-            neighbours=config.neighbours if neighbours is None else neighbours,
+            k or self._config.top_k,
+            filters,
+            max_per_document=max_per_document,
+            diversity=diversity,
+            neighbours=neighbours,
         )
-        return SearchResult(
-            question=question,
-            hits=found.hits,
-            timings_ms=_with_total(found.timings_ms, started),
-            evidence=found.evidence,
-            evidence_features=found.evidence_features,
-            weights=found.weights,
-            terms=found.terms,
-            expansions=found.expansions,
-            parts=found.parts,
-            dropped=found.dropped,
-        )
+        timings = _with_total(found.timings_ms, started)
+        return SearchResult(question, found.hits, timings, found.evidence, **found.traced())
 
     def ask(self, question: str, *, k: int | None = None, filters: Filter | None = None) -> Answer:
         """An answer with citations, or an abstention. The reader may look further down than the k hits shown."""
+        from reader.backends.extractive import PASSAGES_READ
+
         require_reader(self.choice)
         started = time.perf_counter()
         k = k or self._config.top_k
-        found = self._retrieve(question, k=k, filters=filters)
+        found = self._retrieve(question, max(k, PASSAGES_READ), filters)
         reading = time.perf_counter()
-        answer = self._reader(self._parts.retriever).read(found)
+        answer = self._reader(self.parts.retriever).read(found)
         timings = {**found.timings_ms, "answer": 1000 * (time.perf_counter() - reading)}
         cited = {citation.chunk_id for citation in answer.citations}
         shown = tuple(hit for hit in answer.hits if hit.rank <= k or hit.chunk_id in cited)
         return replace(answer, hits=shown, timings_ms=_with_total(timings, started))
 
-    def parts(self) -> Parts:
-        """The open index, and what searches it."""
-        return self._parts
-
     def notices(self) -> tuple[str, ...]:
         """Lines for people about search files that were missing, damaged or behind; nothing before a search."""
-        parts = self.__dict__.get("_parts")  # a look must not open the index
+        parts = self.__dict__.get("parts")  # a look must not open the index
         return tuple(filter(None, (parts.dense.notice, parts.lexical.notice))) if parts else ()
 
-    def _retrieve(self, question: str, *, k: int, filters: Filter | None) -> Retrieved:
-        from reader.backends.extractive import PASSAGES_READ
-
-        return self._parts.retriever.search(
+    def _retrieve(
+        self,
+        question: str,
+        k: int,
+        filters: Filter | None,
+        *,
+        max_per_document: int | None = None,
+        diversity: float | None = None,
+        neighbours: bool | None = None,
+    ) -> Retrieved:
+        """What is not given is as the config says."""
+        config = self._config
+        return self.parts.retriever.search(
             question,
-            k=max(k, PASSAGES_READ),
+            k=k,
             filters=filters,
-            max_per_document=self._config.max_per_document,
-            diversity=self._config.diversity,
-            neighbours=self._config.neighbours,
+            max_per_document=config.max_per_document if max_per_document is None else max_per_document,
+            diversity=config.diversity if diversity is None else diversity,
+            neighbours=config.neighbours if neighbours is None else neighbours,
         )
 
     # ---- the index ---------------------------------------------------------------------------------------------------
@@ -300,7 +290,8 @@ class Pipeline:
         return Synonyms.load(self._config.synonyms, self._analyzer) if self._config.synonyms else None
 
     @cached_property
-    def _parts(self) -> Parts:
+    def parts(self) -> Parts:
+        """The open index, and what searches it."""
         from ingest.build import check_encoder
         from retrieval.dense import open_dense
         from retrieval.lexical import open_lexical

@@ -52,7 +52,7 @@ def _measure(name: str, limit: int) -> dict[str, np.ndarray]:
     questions = [one for one in asked.questions if one.kind == "answerable" and answers.get(one.number)]
     found: dict[str, list[float]] = {way: [] for way in _WAYS}
     with opened(asked) as pipeline, one_blas_thread():
-        rows_of = {facts.source: facts.row for facts in pipeline.parts().store.document_facts()}
+        rows_of = {facts.source: facts.row for facts in pipeline.parts.store.document_facts()}
         for one in questions[:: max(1, len(questions) // limit)][:limit]:
             row = rows_of[next(iter(one.relevant))]
             for way, holds in _best(pipeline, one, row, answers[one.number]).items():
@@ -62,7 +62,7 @@ def _measure(name: str, limit: int) -> dict[str, np.ndarray]:
 
 def _best(pipeline: Pipeline, asked: Asked, row: int, answers: Sequence[str]) -> dict[str, bool]:
     """Whether the best sentence of a document holds an answer, by each way."""
-    store, interaction = pipeline.parts().store, pipeline.parts().retriever.interaction
+    store, interaction = pipeline.parts.store, pipeline.parts.retriever.interaction
     question = interaction.question(asked.text)
     chunks = [places[0] for places in store.chunks_of_embeddings(store.embeddings_of_documents([row])).values()]
     codes = store.token_codes([chunk.embedding for chunk in chunks])

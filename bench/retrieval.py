@@ -97,7 +97,7 @@ def measure(asked: QuestionSet, *, limit: int | None = None) -> Measured:
 
 def _rankings(pipeline: Pipeline, asked: Asked, times: list[float]) -> dict[str, list[str]]:
     """Sources, best first, of every system."""
-    parts = pipeline.parts()
+    parts = pipeline.parts
     question = parts.retriever.interaction.question(asked.text)
     _, near = parts.dense.search(question.vector[None, :], _LISTED)
     _, worded = parts.lexical.search(dict.fromkeys(question.term_weights, 1.0), _LISTED)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from retrieval.synonyms import Expansion
 
 SpanKind = Literal["heading", "page", "cell", "code", "table"]
 
@@ -146,6 +149,26 @@ class Hit:
     stages: Stages | None = None
     before: Neighbour | None = None
     after: Neighbour | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """How hits were found. weights: share of each retriever in the fusion. terms: idf shares of the question's terms.
+
+    evidence_features: what the evidence is made of. parts: of a question that asks several things, searched by part;
+    empty for one question. dropped: what came close and is not shown, best first.
+    """
+
+    evidence_features: Mapping[str, float] = field(default_factory=dict)
+    weights: Mapping[str, float] = field(default_factory=dict)
+    terms: Mapping[str, float] = field(default_factory=dict)
+    expansions: tuple[Expansion, ...] = ()
+    parts: tuple[str, ...] = ()
+    dropped: tuple[Dropped, ...] = ()
+
+    def traced(self) -> dict[str, Any]:
+        """These fields by name, for another record that is a trace as well."""
+        return {each.name: getattr(self, each.name) for each in fields(Trace)}
 
 
 @dataclass(frozen=True, slots=True)

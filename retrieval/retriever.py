@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -27,7 +27,7 @@ from retrieval.fusion import dense_share, fuse
 from retrieval.interaction import Interaction, Passage, Question, SignCodec
 from retrieval.lexical import LexicalIndex
 from retrieval.parts import merge, parts
-from retrieval.records import Dropped, EncoderSpec, Hit, Neighbour, Place, Stages
+from retrieval.records import Dropped, EncoderSpec, Hit, Neighbour, Place, Stages, Trace
 from retrieval.rerank import Candidates, CrossEncoder, rerank, spread
 from retrieval.statistics import Statistics
 from retrieval.store import Store, StoredChunk
@@ -65,13 +65,11 @@ class SearchSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Retrieved:
+class Retrieved(Trace):
     """The hits of a question, best first, and what a reader needs to look into them (`passages`, one a hit).
 
     evidence: how likely an answer is in here at all, [0, 1], calibrated (retrieval/evidence.py); a reader abstains
-    below `evidence_needed`; evidence_features: what it is made of. weights: share of each
-    retriever in the fusion. terms: idf of the question's index terms. parts: of a question of several, searched by
-    part; empty for one question. dropped: what came close and is not shown, best first.
+    below `evidence_needed`.
     """
 
     question: Question
@@ -80,12 +78,6 @@ class Retrieved:
     evidence: float
     evidence_needed: float
     timings_ms: Mapping[str, float]
-    evidence_features: Mapping[str, float] = field(default_factory=dict)
-    weights: Mapping[str, float] = field(default_factory=dict)
-    terms: Mapping[str, float] = field(default_factory=dict)
-    expansions: tuple[Expansion, ...] = ()
-    parts: tuple[str, ...] = ()
-    dropped: tuple[Dropped, ...] = ()
 
 
 class Retriever:

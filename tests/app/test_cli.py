@@ -21,6 +21,7 @@ from app.cli.progress import Reporter, duration, waiting
 from app.cli.root import app
 from app.cli.text import excerpt, find_terms, marked, terms, visible
 from app.cli.wire import dumps
+from app.pipeline import SearchResult
 from app.profiles import ProfileChoice
 from ingest.records import IngestReport, Progress, Skipped
 from reader.records import Answer, Citation, PromptInfo, ReaderInfo, WordMatch
@@ -28,6 +29,7 @@ from retrieval.errors import ConfigError, IndexMissingError, RagError
 from retrieval.filters import parse_filter
 from retrieval.records import Dropped, Failure, Hit, Neighbour, Place, Stages
 from retrieval.store import DocumentRow
+from retrieval.synonyms import Expansion
 
 TEXT = "# Try\n\nThe else clause runs\nwhen no exception was raised."
 QUOTE = "The else clause runs\nwhen no exception was raised."
@@ -59,38 +61,15 @@ ROW = DocumentRow("d1", "/docs", "try.md", "text/markdown", "Try", 1234, 3, 456,
 EMBEDDED = ProfileChoice("embedded", "all-MiniLM-L6-v2", "extractive", "cpu", "no CUDA device found")
 
 
-@dataclass(frozen=True)
-class Expansion:
-    """What a synonym added."""
-
-    phrase: str
-    start: int
-    end: int
-    added: str
-    terms: tuple[str, ...]
-    weight: float
-
-
-@dataclass(frozen=True)
-class Found:
-    """The result of a search."""
-
-    question: str = ""
-    hits: tuple[Hit, ...] = ()
-    timings_ms: dict[str, float] = field(default_factory=lambda: {"search": 1.0})
-    dropped: tuple[Dropped, ...] = ()
-    expansions: tuple[Expansion, ...] = ()
-    parts: tuple[str, ...] = ()
-    evidence: float | None = None
-    weights: dict[str, float] = field(default_factory=dict)
-    terms: dict[str, float] = field(default_factory=dict)
-
-
 STAGES = Stages(
     dense_rank=3, dense_score=0.5, lexical_rank=1, lexical_score=12.25, fused_rank=2, fused_score=0.75,
     interaction_score=0.625, overlap_score=1.0,
 )  # fmt: skip
-FOUND = Found(
+NOTHING = SearchResult("", (), {"search": 1.0})
+FOUND = SearchResult(
+    question="",
+    hits=(),
+    timings_ms={"search": 1.0},
     dropped=(Dropped("other.md", "c2", "its document has had its share", Stages(lexical_rank=2, lexical_score=9.5)),),
     expansions=(Expansion("else", 0, 4, "otherwise", ("otherwis",), 0.5),),
     parts=("What is else?", "Who wrote try?"),
@@ -107,7 +86,7 @@ class FakePipeline:
     choice: ProfileChoice = EMBEDDED
     answers: dict[str, Answer | BaseException] = field(default_factory=dict)
     hits: tuple[Hit, ...] = (HIT,)
-    found: Found = field(default_factory=Found)
+    found: SearchResult = NOTHING
     report: IngestReport | BaseException = REPORT
     rows: tuple[DocumentRow, ...] = (ROW,)
     facts: dict[str, object] = field(default_factory=dict)
@@ -461,7 +440,8 @@ def test_no_character_of_a_document_reaches_the_terminal_as_a_command(rag):
     pipeline = FakePipeline(
         answers={HOSTILE: answer, "bad": RagError(HOSTILE)}, hits=(hit,), rows=(row,), problems=(HOSTILE,),
         facts={"failures": [{"source": HOSTILE}], "path": HOSTILE},
-        found=Found(
+        found=SearchResult(
+            "", (), {"search": 1.0},
             dropped=(Dropped(HOSTILE, "c", HOSTILE, STAGES),), expansions=(Expansion(HOSTILE, 0, 1, HOSTILE, (), 0.5),),
             parts=(HOSTILE, HOSTILE), terms={HOSTILE: 1.0}, weights={HOSTILE: 1.0},
         ), report=replace(REPORT, failures=(FAILURE,)),
