@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from retrieval.records import Hit
+
+Label = Literal["supported", "unsupported", "contradicted-number", "uncited"]
+"""What checking a sentence against its sources found; "uncited": it names none, and none supports it."""
+
+AbstentionReason = Literal["evidence", "model", "verification"]
+"""Too little evidence to ask a model; the model's own refusal; or nothing that the model wrote is supported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +35,22 @@ class Citation:
 
 
 @dataclass(frozen=True, slots=True)
+class Sentence:
+    """A sentence of a written answer, `answer.text[start:end]`, its markers included, and what checking it found.
+
+    markers: the passages it cites. added: they were not the model's own but found to support the sentence. support:
+    [0, 1], how well the cited passages bear it out; None where there was nothing to check it against.
+    """
+
+    start: int
+    end: int
+    markers: tuple[int, ...]
+    label: Label
+    support: float | None
+    added: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ReaderInfo:
     """Which reader answered, with which model."""
 
@@ -37,12 +60,33 @@ class ReaderInfo:
 
 @dataclass(frozen=True, slots=True)
 class PromptInfo:
-    """The prompt a language model was given: its name, fingerprint, length in tokens, and the hits left out."""
+    """The prompt a language model was given: its name, fingerprint, and length in the model's own tokens.
+
+    dropped: chunk_ids of the hits it had no room for. cut: of those that it holds only a part of. saved_tokens: of
+    sentences beside the point, left out where prompts are compressed.
+    """
 
     name: str
     sha256: str
     tokens: int
     dropped: tuple[str, ...] = ()
+    cut: tuple[str, ...] = ()
+    saved_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What the language model itself wrote, before markers were resolved.
+
+    complete: False where the answer was cut at its longest. removed_markers: numbers of passages it was never shown.
+    reused_tokens: of the prompt, not read again because the prompt before began with them.
+    """
+
+    text: str
+    tokens: int
+    complete: bool = True
+    removed_markers: tuple[int, ...] = ()
+    reused_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +107,11 @@ class WordMatch:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer, or an abstention (`abstained`): `text` then says so, and there are no citations.
+    """An answer, or an abstention (`abstained`, and why): `text` then says so, and there are no citations.
 
     `evidence` in [0, 1]: how sure the reader is that the hits hold an answer. `matches` explain the score by word.
+    A language model's answer has `sentences`, each checked, and its own words in `written`; a marker then is the number
+    of a hit, and each sentence that cites one has a citation of its own.
     """
 
     question: str
@@ -78,3 +124,6 @@ class Answer:
     evidence: float = 0.0
     matches: tuple[WordMatch, ...] = ()
     timings_ms: Mapping[str, float] = field(default_factory=dict)
+    abstention: AbstentionReason | None = None
+    sentences: tuple[Sentence, ...] = ()
+    written: Written | None = None

@@ -17,6 +17,10 @@ class ModelError(RagError):
     """A model is missing, has other bytes than expected, or cannot be run here."""
 
 
+class PromptTooLongError(RagError):
+    """A prompt and the answer asked for do not fit the reader's window."""
+
+
 class TextTooLongError(RagError):
     """A text has more tokens than the encoder reads. The encoder never truncates."""
 
