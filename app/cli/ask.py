@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Generator
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -36,28 +38,22 @@ from app.cli.common import (
     stdout,
     table,
 )
-from retrieval.errors import (
-    ConfigError,
-    IndexCorruptError,
-    IndexMismatchError,
-    IndexMissingError,
-    MissingPackageError,
-    RagError,
-)
+from app.cli.text import visible
+from retrieval.errors import RagError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rich.console import Console
     from rich.text import Text
 
+    from app.cli.lines import Line
     from app.pipeline import Pipeline
     from reader.records import Answer, Citation, WordMatch
     from retrieval.filters import Filter
 
 MARKED_SIMILARITY = 0.5
 """Words of a quote are marked from here on; below, the best match of a question word is rarely a match to a person."""
-
-HOPELESS = (ConfigError, MissingPackageError, IndexMissingError, IndexMismatchError, IndexCorruptError)
-"""Errors that every further question would meet again."""
 
 
 def ask(
@@ -90,8 +86,6 @@ def ask(
     config: ConfigFlag = None,
 ) -> None:
     """Answer from the documents, with citations, or say that they hold no answer."""
-    from app.profiles import require_reader
-
     session: Session = context.obj
     if (question is None) == (questions is None):
         raise typer.BadParameter("give one question, or many with --questions FILE", param_hint="QUESTION")
@@ -103,7 +97,6 @@ def ask(
         max_per_document=max_per_document, diversity=diversity, neighbours=neighbours,
     )  # fmt: skip
     with session.pipeline(settings) as pipeline:
-        require_reader(pipeline.choice)
         desk = _Desk(pipeline, top_k=settings.top_k, filters=filters, explain=explain, as_json=as_json)
         if question is not None:
             desk.answer(question)
@@ -112,7 +105,7 @@ def ask(
 
 
 class _Desk:
-    """Answers questions one by one and prints each as soon as it is answered."""
+    """Answers questions and prints each as soon as it is answered."""
 
     def __init__(self, pipeline: Pipeline, *, top_k: int, filters: Filter | None, explain: bool, as_json: bool) -> None:
         self._pipeline = pipeline
@@ -122,48 +115,63 @@ class _Desk:
         self._as_json = as_json
 
     def answer(self, question: str) -> None:
+        """One question; on a terminal the answer is shown while it is written."""
+        from app.cli.progress import waiting
+
+        if not self._as_json and stdout().is_terminal:
+            stream = self._pipeline.ask_stream(question, k=self._top_k, filters=self._filters)
+            self._remark(print_stream(stream, explain=self._explain))
+            return
+        with waiting(stderr(), "reading"):
+            answer = self._pipeline.ask(question, k=self._top_k, filters=self._filters)
+        self._print(answer)
+
+    def answer_all(self, source: str) -> bool:
+        """Every line that is not blank. True if none failed; one that fails is reported and the rest is answered.
+
+        A file is read ahead, as far as the reader answers together; standard input is answered as it arrives.
+        """
+        from app.cli.lines import read_lines
+
+        failed = 0
+        lines = (line for line in read_lines(source) if line.text.strip() or line.problem is not None)
+        while group := list(islice(lines, 1 if source == "-" else self._pipeline.at_once)):
+            failed += self._answer_group(group)
+        if failed:
+            complain("error", f"{failed:,} of the questions failed")
+        return failed == 0
+
+    def _answer_group(self, lines: Sequence[Line]) -> int:
+        """Answer lines together, in order. Returns how many failed."""
         from app.cli.progress import waiting
 
         with waiting(stderr(), "reading"):
-            answer = self._pipeline.ask(question, k=self._top_k, filters=self._filters)
+            asked = [line.text for line in lines if line.problem is None]
+            answers = iter(self._pipeline.ask_many(asked, k=self._top_k, filters=self._filters))
+        failed = 0
+        for line in lines:
+            answer = line.problem or next(answers)
+            if not self._as_json:
+                stdout().print(f"\n? {visible(line.text)}", style="bold", soft_wrap=True)
+            if isinstance(answer, str | RagError):
+                failed += 1
+                self._report(line.text, str(answer))
+            else:
+                self._print(answer)
+        return failed
+
+    def _print(self, answer: Answer) -> None:
         if self._as_json:
             from app.cli.wire import answer_record
 
             print_json(answer_record(answer, explain=self._explain))
         else:
             print_answer(answer, stdout(), explain=self._explain)
+        self._remark(answer)
+
+    def _remark(self, answer: Answer) -> None:
         if self._filters is not None and not answer.hits:
             note_nothing(self._filters)
-
-    def answer_all(self, source: str) -> bool:
-        """Every line that is not blank. True if none failed; one that fails is reported and the rest is answered."""
-        from app.cli.lines import read_lines
-
-        failed = 0
-        for line in read_lines(source):
-            if not line.text.strip() and line.problem is None:
-                continue
-            problem = line.problem or self._try(line.text)
-            if problem:
-                failed += 1
-                self._report(line.text, problem)
-        if failed:
-            complain("error", f"{failed:,} of the questions failed")
-        return failed == 0
-
-    def _try(self, question: str) -> str:
-        """Answer one of many; what went wrong, "" when nothing did."""
-        from app.cli.text import visible
-
-        if not self._as_json:
-            stdout().print(f"\n? {visible(question)}", style="bold", soft_wrap=True)
-        try:
-            self.answer(question)
-        except HOPELESS:
-            raise
-        except RagError as error:
-            return str(error)
-        return ""
 
     def _report(self, question: str, problem: str) -> None:
         if self._as_json:
@@ -172,14 +180,43 @@ class _Desk:
             complain("error", f"{question[:100]}: {problem}" if question else problem)
 
 
-def print_answer(answer: Answer, console: Console, *, explain: bool = False) -> None:
-    """The answer, then every citation with its quote; for an abstention, where to look instead.
+def print_stream(stream: Generator[str, None, Answer], *, explain: bool = False) -> Answer:
+    """Show an answer while it is written, then what checking it found, and its sources."""
+    from app.cli.progress import waiting
 
-    An answer that is nothing but its quotes is shown once, as quotes.
+    console = stdout()
+    with waiting(stderr(), "reading"):
+        try:
+            first = next(stream)
+        except StopIteration as end:  # a reader that writes nothing piece by piece
+            print_answer(end.value, console, explain=explain)
+            return cast("Answer", end.value)
+    shown = []
+    try:
+        piece = first
+        while True:
+            shown.append(piece)
+            console.print(visible(piece, one_line=False), end="", soft_wrap=True)
+            piece = next(stream)
+    except StopIteration as end:
+        answer: Answer = end.value
+    console.print()
+    print_answer(answer, console, explain=explain, shown="".join(shown).strip())
+    return answer
+
+
+def print_answer(answer: Answer, console: Console, *, explain: bool = False, shown: str = "") -> None:
+    """The answer, what checking found, then every citation with its quote; for an abstention, where to look instead.
+
+    An answer that is nothing but its quotes is shown once, as quotes. `shown` is what was printed already.
     """
     quotes = " ".join(f"{citation.quote} [{citation.marker}]" for citation in answer.citations)
-    if answer.abstained or answer.text != quotes:
+    if answer.abstention == "verification":
+        console.print(f"withdrawn, nothing in the passages bears it out: {_written(answer)}", style="red")
+    if answer.text != shown and (answer.abstained or answer.text != quotes):
         console.print(_answer_text(answer), soft_wrap=not console.is_terminal)
+    for line in remarks(answer):
+        console.print(line, style="yellow", soft_wrap=not console.is_terminal)
     for number, citation in enumerate(answer.citations):
         _print_citation(citation, answer.matches, console, first=number == 0 and answer.text == quotes)
     if answer.abstained and answer.hits:
@@ -192,13 +229,46 @@ def print_answer(answer: Answer, console: Console, *, explain: bool = False) -> 
         _print_matches(answer, console)
 
 
+_REMARKS = {
+    "unsupported": "not borne out by what it cites",
+    "contradicted-number": "a number differs from what it cites",
+    "uncited": "without a source",
+}
+
+
+def remarks(answer: Answer) -> list[str]:
+    """What a person must know of a written answer: sentences that are not borne out, and what was changed or cut."""
+    lines = [
+        f"! {_REMARKS[sentence.label]}: {visible(answer.text[sentence.start : sentence.end])}"
+        for sentence in answer.sentences
+        if sentence.label in _REMARKS
+    ]
+    if answer.written and not answer.written.complete:
+        lines.append("! the answer was cut at its longest; raise max_answer_tokens")
+    if answer.written and answer.written.removed_markers:
+        numbers = ", ".join(map(str, answer.written.removed_markers))
+        lines.append(f"! removed citations of passages that do not exist: {numbers}")
+    if answer.prompt and (answer.prompt.dropped or answer.prompt.cut):
+        parts = [
+            f"{len(hits)} {word}"
+            for hits, word in ((answer.prompt.dropped, "left out"), (answer.prompt.cut, "shown in part"))
+            if hits
+        ]
+        lines.append(f"! passages the model had no room for: {', '.join(parts)}; raise window or lower top_k")
+    return lines
+
+
+def _written(answer: Answer) -> str:
+    return visible(answer.written.text.strip()) if answer.written else ""
+
+
 def _answer_text(answer: Answer) -> Text:
     from app.cli.text import marked
 
-    shown = marked(answer.text, (), style="yellow" if answer.abstained else "")
+    text = marked(answer.text, (), style="yellow" if answer.abstained else "")
     for citation in answer.citations:
-        shown.highlight_words([f"[{citation.marker}]"], "bold cyan")
-    return shown
+        text.highlight_words([f"[{citation.marker}]"], "bold cyan")
+    return text
 
 
 def _print_citation(
@@ -231,8 +301,6 @@ def _print_citation(
 
 def _print_matches(answer: Answer, console: Console) -> None:
     from rich.text import Text
-
-    from app.cli.text import visible
 
     shown = table("", "question", "matched", "similarity", "weight", numbers=("similarity", "weight"))
     for match in sorted(answer.matches, key=lambda match: (match.marker, match.question_start)):

@@ -39,7 +39,7 @@ EncoderFlag = Annotated[
     str | None, typer.Option("--encoder", metavar="MODEL", help="Model name or folder instead of the profile's own.")
 ]
 DeviceFlag = Annotated[str | None, typer.Option("--device", metavar="NAME", help="auto, cpu or cuda.")]
-ReaderFlag = Annotated[str | None, typer.Option("--reader", metavar="NAME", help="auto, extractive or zephyr.")]
+ReaderFlag = Annotated[str | None, typer.Option("--reader", metavar="NAME", help="auto, extractive, zephyr or server.")]
 TopKFlag = Annotated[str | None, typer.Option("--top-k", "-k", metavar="N", help="How many passages to look at.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
 

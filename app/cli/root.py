@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from app.cli import ask, delete, doctor, embed, index, ingest, search
+from app.cli import ask, chat, delete, doctor, embed, index, ingest, search
 from app.cli.common import RagGroup, Session
 
 app = typer.Typer(
@@ -41,6 +41,7 @@ def _start(
 app.command()(ingest.ingest)
 app.command()(search.search)
 app.command()(ask.ask)
+app.command()(chat.chat)
 app.add_typer(index.app, name="index")
 app.command()(delete.delete)
 app.command()(embed.embed)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from app.pipeline import SearchResult
     from ingest.records import IngestReport
-    from reader.records import Answer, Citation
+    from reader.records import Answer, Citation, PromptInfo, Written
     from retrieval.filters import Filter
     from retrieval.records import Hit, Neighbour, Stages
 
@@ -33,7 +33,6 @@ def dumps(record: Mapping[str, object], *, encoding: str | None = "utf-8") -> st
 
 def answer_record(answer: Answer, *, explain: bool = False) -> Json:
     """The object of `rag ask --json`; with `explain` it also holds `matches`."""
-    prompt = answer.prompt
     record: Json = {
         "question": answer.question,
         "answer": answer.text,
@@ -41,9 +40,12 @@ def answer_record(answer: Answer, *, explain: bool = False) -> Json:
         "citations": [_citation_record(citation) for citation in answer.citations],
         "hits": [hit_record(hit) for hit in answer.hits],
         "reader": asdict(answer.reader),
-        "prompt": None if prompt is None else {**asdict(prompt), "dropped": list(prompt.dropped)},
+        "prompt": _or_none(answer.prompt),
         "evidence": answer.evidence,
         "timings_ms": dict(answer.timings_ms),
+        "abstention": answer.abstention,
+        "sentences": [asdict(sentence) for sentence in answer.sentences],
+        "written": _or_none(answer.written),
     }
     if explain:
         record["matches"] = [asdict(match) for match in answer.matches]
@@ -87,7 +89,7 @@ def hit_record(hit: Hit, *, text: bool = False) -> Json:
     return {**record, "text": hit.text, "before": _or_none(hit.before), "after": _or_none(hit.after)}
 
 
-def _or_none(record: Stages | Neighbour | None) -> Json | None:
+def _or_none(record: Stages | Neighbour | PromptInfo | Written | None) -> Json | None:
     return None if record is None else asdict(record)
 
 

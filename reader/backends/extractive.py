@@ -6,31 +6,25 @@ part. The best one is quoted, and a second one if it is nearly as good. Knows pa
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import pairwise
 
 from reader.reader import REFUSAL, LookUp, question_language
 from reader.records import Answer, Citation, ReaderInfo, WordMatch
+from reader.sentences import BLANK_LINE, LONGEST, announced, pieces, scores, stretches
 from retrieval.errors import RagError
-from retrieval.graphemes import Graphemes
 from retrieval.interaction import Interaction
 from retrieval.records import Document, Hit
 from retrieval.retriever import Retrieved
-from retrieval.sentences import sentences
 
 # Measured on squad1_dev, xquad_en, xquad_zh and cmrc2018_dev (docs/benchmarks.md).
 PASSAGES_READ = 3
 MAX_SENTENCES = 2
 _PASSAGE_SHARE = 0.5  # how much of its passage's score a sentence is given
 _NEARLY = 0.8  # of the best sentence's score is what a second must reach; .6 finds no more answers, .88 loses 1%
-MAX_QUOTE_CHARS = 1200
-"""A longer "sentence" (a log, a table, minified code) is read and quoted in pieces."""
-MAX_LIST_CHARS = 600
-"""A sentence that ends in a colon is quoted with what it announces, up to the next blank line, as far as this."""
-_BLANK_LINE = re.compile(r"(?:\r\n|\n|\r(?!\n))[ \t]*[\r\n]")
+MAX_QUOTE_CHARS = LONGEST
+_pieces = pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,19 +95,20 @@ class ExtractiveReader:
             if not any(_same(one, other, retrieved.hits) for other in good):
                 good.append(one)
         texts = [hit.text for hit in retrieved.hits]
-        return [_with_its_list(one, texts[one.hit]) for one in _joined(good, texts)]
+        return [replace(one, end=announced(texts[one.hit], one.start, one.end)) for one in _joined(good, texts)]
 
     def _candidates(self, retrieved: Retrieved, look_up: LookUp) -> list[Candidate]:
         found = []
         read = zip(retrieved.hits[:PASSAGES_READ], retrieved.passages[:PASSAGES_READ], strict=True)
         for index, (hit, passage) in enumerate(read):
             headings = _headings(look_up(hit.doc_id), hit)
-            spans = [piece for start, end in _sentences(hit.text, headings) for piece in _pieces(hit.text, start, end)]
-            scores = self._interaction.score_spans(retrieved.question, passage, spans)
-            matched = hit.score if hit.stages is None else hit.stages.interaction_score or 0.0
-            for score, (start, end) in zip(scores, spans, strict=True):
+            spans = stretches(hit.text, headings)
+            found_scores = scores(
+                self._interaction, retrieved.question, hit, passage, spans=spans, passage_share=_PASSAGE_SHARE
+            )
+            for score, (start, end) in zip(found_scores.tolist(), spans, strict=True):
                 says = _says(hit.text[start:end]) and not any(a <= start and end <= b for a, b in headings)
-                found.append(Candidate(float(score) + _PASSAGE_SHARE * matched, index, start, end, says))
+                found.append(Candidate(score, index, start, end, says))
         return found
 
     def _explain(self, retrieved: Retrieved, chosen: Sequence[Candidate]) -> list[WordMatch]:
@@ -164,49 +159,9 @@ def _cite(marker: int, document: Document, hit: Hit, one: Candidate) -> Citation
     )
 
 
-def _sentences(text: str, headings: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Sentences of a passage; none reaches from a heading into the text below it."""
-    cuts = sorted({0, len(text), *(position for heading in headings for position in heading)})
-    return [span for start, end in pairwise(cuts) for span in sentences(text, start, end)]
-
-
 def _says(sentence: str) -> bool:
     """Whether a sentence can be an answer by itself: it has words and asks nothing."""
     return sum(map(str.isalnum, sentence)) > 1 and not sentence.rstrip("*_`\"'”’)）」』").endswith(("?", "？"))
-
-
-def _with_its_list(one: Candidate, text: str) -> Candidate:
-    """A sentence that ends in a colon together with the list or code it announces."""
-    if not text[one.start : one.end].endswith((":", "：")):
-        return one
-    first = one.end + len(text[one.end :]) - len(text[one.end :].lstrip())
-    blank = _BLANK_LINE.search(text, first)
-    end = blank.start() if blank else len(text)
-    if end - first > MAX_LIST_CHARS:
-        end = max(text.rfind("\n", first, first + MAX_LIST_CHARS), text.rfind("\r", first, first + MAX_LIST_CHARS))
-    end = first + len(text[first:end].rstrip()) if end > first else one.end
-    return replace(one, end=max(one.end, end))
-
-
-def _pieces(text: str, start: int, end: int) -> list[tuple[int, int]]:
-    """A sentence, cut where it is longer than a quote may be: at the last line end, else white space, else anywhere."""
-    pieces = []
-    graphemes = Graphemes(text)
-    while end - start > MAX_QUOTE_CHARS:
-        furthest = start + MAX_QUOTE_CHARS
-        cut = max(text.rfind("\n", start, furthest), text.rfind("\r", start, furthest)) + 1
-        if cut <= start:
-            cut = text.rfind(" ", start, furthest) + 1
-        if cut <= start:
-            cut = next((at for at in range(furthest, start, -1) if graphemes.is_boundary(at)), furthest)
-        pieces.append((start, cut))
-        start = cut
-    stripped = [
-        (left + len(piece) - len(piece.lstrip()), left + len(piece.rstrip()))
-        for left, right in [*pieces, (start, end)]
-        for piece in [text[left:right]]
-    ]
-    return [(left, right) for left, right in stripped if left < right]
 
 
 def _same(one: Candidate, other: Candidate, hits: Sequence[Hit]) -> bool:
@@ -226,7 +181,7 @@ def _joined(chosen: Sequence[Candidate], texts: Sequence[str]) -> list[Candidate
         for index, other in enumerate(joined):
             left, right = sorted((one, other), key=lambda each: each.start)
             between = texts[one.hit][left.end : right.start]
-            if one.hit == other.hit and not between.strip() and not _BLANK_LINE.search(between):
+            if one.hit == other.hit and not between.strip() and not BLANK_LINE.search(between):
                 joined[index] = replace(other, start=left.start, end=right.end)
                 break
         else:

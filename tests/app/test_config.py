@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from app.config import MAX_FILE_BYTES, SETTINGS, Config, load_config
-from app.profiles import Cuda, choose_profile, require_reader
+from app.profiles import Cuda, choose_profile
 from retrieval.errors import ConfigError
 
 NO_CUDA = Cuda(usable=False, reason="no CUDA device found")
@@ -66,7 +66,12 @@ def test_every_setting_can_be_set_from_the_environment(load):
         "reader": "extractive", "top_k": "2", "candidates": "50", "chunk_tokens": "256", "chunk_overlap": "0.2",
         "heading_context": "no", "max_file_mb": "1.5", "threads": "1", "min_evidence": "0.3", "sentences": "3",
         "dictionary": "words.txt", "synonyms": "none", "max_per_document": "2", "diversity": "0.3", "neighbours": "on",
-        "split_questions": "off", "reranker": "some/cross-encoder",
+        "split_questions": "off", "reranker": "some/cross-encoder", "model": "./zephyr", "quantization": "8bit",
+        "kv_cache": "4bit", "device_map": "balanced", "rope_scaling": '{"rope_type": "yarn"}', "window": "8192",
+        "server_url": "http://127.0.0.1:11434/v1", "server_model": "zephyr", "server_key": "secret",
+        "server_timeout": "30", "tokenizer": "some/tokenizer", "max_answer_tokens": "200", "temperature": "0",
+        "repetition_penalty": "1.0", "seed": "7", "compress": "off", "prompts": "own", "chats": "said",
+        "verifier": "some/nli", "offline": "yes",
     }  # fmt: skip
     assert values.keys() == SETTINGS.keys()
     config = load(environ={"RAG_" + key.upper(): value for key, value in values.items()})
@@ -75,6 +80,8 @@ def test_every_setting_can_be_set_from_the_environment(load):
     assert (config.dictionary, config.synonyms) == (config.index.parent / "words.txt", None)
     assert (config.max_per_document, config.diversity, config.reranker) == (2, 0.3, "some/cross-encoder")
     assert (config.neighbours, config.split_questions) == (True, False)
+    assert (config.model, config.temperature, config.seed) == (str(config.index.parent / "zephyr"), 0.0, 7)
+    assert (config.compress, config.offline, config.chats) == (False, True, config.index.parent / "said")
 
 
 def test_relative_paths_start_where_they_were_written(load, tmp_path):
@@ -175,7 +182,8 @@ def test_more_hits_than_usual_raise_the_candidates_with_them(load):
             CUDA,
             (
                 "profile gpu: thenlper/gte-small on CUDA, extractive reader"
-                " (a card; the zephyr reader is not part of this release)"
+                " (a card; HuggingFaceH4/zephyr-7b-beta is not on this machine,"
+                " rag models fetch HuggingFaceH4/zephyr-7b-beta gets it)"
             ),
         ),
         ({"profile": "embedded"}, CUDA, "profile embedded: all-MiniLM-L6-v2 on CPU, extractive reader (asked for)"),
@@ -215,7 +223,50 @@ def test_auto_takes_the_gpu_profile_where_its_encoder_is_there(load, tmp_path):
     assert choose_profile(config, cuda=lambda: CUDA).profile == "gpu"
 
 
-def test_a_reader_that_this_release_lacks(load):
-    with pytest.raises(ConfigError, match="--reader extractive"):
-        require_reader(choose_profile(load(reader="zephyr"), cuda=lambda: CUDA))
-    require_reader(choose_profile(load(), cuda=lambda: CUDA))
+def test_auto_takes_the_model_on_a_gpu_where_it_is_there_and_a_server_that_was_named_anywhere(load, tmp_path):
+    (tmp_path / "hub" / "models--a--b" / "snapshots" / "17e1f3").mkdir(parents=True)
+    config = replace(load(profile="gpu", model="a/b"), hub_cache=tmp_path / "hub")
+    assert choose_profile(config, cuda=lambda: CUDA).reader == "zephyr"
+    assert choose_profile(load(profile="gpu", model=str(tmp_path)), cuda=lambda: CUDA).reader == "zephyr"
+    assert choose_profile(replace(config, profile="embedded"), cuda=lambda: CUDA).reader == "extractive"
+    assert choose_profile(load(server_url="http://127.0.0.1:8000/v1"), cuda=lambda: NO_CUDA).reader == "server"
+    assert choose_profile(load(reader="zephyr"), cuda=lambda: NO_CUDA).reader == "zephyr"
+
+
+def test_the_server_reader_needs_to_know_where(load):
+    with pytest.raises(ConfigError, match="RAG_SERVER_URL"):
+        choose_profile(load(reader="server"), cuda=lambda: NO_CUDA)
+
+
+def test_a_key_comes_from_the_environment_alone_and_is_never_shown(load, tmp_path):
+    config = load(environ={"RAG_SERVER_KEY": "sk-hidden"})
+    assert config.server_key == "sk-hidden"
+    assert "sk-hidden" not in repr(config)
+    (tmp_path / "rag.toml").write_text('server_key = "sk-hidden"\n', encoding="utf-8")
+    with pytest.raises(ConfigError, match="RAG_SERVER_KEY") as caught:
+        load()
+    assert "sk-hidden" not in str(caught.value)
+    (tmp_path / "rag.toml").unlink()
+    with pytest.raises(ConfigError) as caught:
+        load(environ={"RAG_SERVER_KEY": "sk-hidden\n"})
+    assert "sk-hidden" not in str(caught.value)
+
+
+@pytest.mark.parametrize("found", ["ftp://x", "http://", "http://u:p@host/v1", "http://host/v1?key=1", "host:80", 3])
+def test_an_address_holds_no_secrets(load, found):
+    with pytest.raises(ConfigError, match="an address like"):
+        load(server_url=found)
+
+
+def test_a_table_is_toml_in_the_file_and_json_in_the_environment(load, tmp_path):
+    (tmp_path / "rag.toml").write_text('rope_scaling = { rope_type = "yarn", factor = 2.0 }\n', encoding="utf-8")
+    assert load().rope_scaling == {"rope_type": "yarn", "factor": 2.0}
+    assert load(environ={"RAG_ROPE_SCALING": '{"rope_type": "linear"}'}).rope_scaling == {"rope_type": "linear"}
+    with pytest.raises(ConfigError, match="a table like"):
+        load(environ={"RAG_ROPE_SCALING": "yarn"})
+
+
+@pytest.mark.parametrize(("value", "offline"), [("1", True), ("TRUE", True), ("0", False), ("", False)])
+def test_offline_follows_hugging_face(load, value, offline):
+    assert load(environ={"HF_HUB_OFFLINE": value}).offline is offline
+    assert load(environ={"HF_HUB_OFFLINE": value}, offline=True).offline is True

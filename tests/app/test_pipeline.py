@@ -132,12 +132,6 @@ def test_an_index_of_another_encoder(open_pipeline, tmp_path):
         open_pipeline().search("x")
 
 
-def test_the_zephyr_reader_is_refused(open_pipeline, pipeline):
-    del pipeline
-    with pytest.raises(ConfigError, match="zephyr"):
-        open_pipeline(reader="zephyr").ask(FERRY_QUESTION)
-
-
 def test_info_and_verify(pipeline, docs):
     facts = json.loads(json.dumps(pipeline.info()))
     assert (facts["documents"], facts["generation"], facts["roots"]) == (3, 1, [str(docs)])

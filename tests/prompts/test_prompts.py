@@ -29,9 +29,18 @@ def write(tmp_path):
 # ---- those that ship -------------------------------------------------------------------------------------------------
 
 
-def test_a_prompt_ships_for_each_language_a_refusal_has():
-    assert prompt_names() == ["answer-en", "answer-zh"]
-    assert {load_prompt(name).language for name in prompt_names()} == set(REFUSAL)
+def test_a_prompt_of_each_kind_ships_for_each_language_a_refusal_has():
+    kinds = {
+        "answer": {"refusal", "passages", "question"},
+        "condense": {"history", "question"},
+        "generate": {"passage"},
+        "judge": {"question", "reference", "answer"},
+    }
+    assert prompt_names() == [f"{kind}-{language}" for kind in kinds for language in REFUSAL]
+    for name in prompt_names():
+        kind, language = name.split("-")
+        assert load_prompt(name).language == language
+        assert load_prompt(name).variables == kinds[kind]
 
 
 @pytest.mark.parametrize("name", ["answer-en", "answer-zh"])
@@ -132,7 +141,7 @@ def test_a_name_leads_nowhere_else(name, tmp_path):
 
 
 def test_a_missing_prompt_names_those_there_are(tmp_path):
-    with pytest.raises(PromptError, match="there is no prompt 'nothing'; shipped: answer-en, answer-zh"):
+    with pytest.raises(PromptError, match="there is no prompt 'nothing'; shipped: answer-en, answer-zh, condense-en"):
         load_prompt("nothing", folder=tmp_path)
     with pytest.raises(PromptError, match="there is no prompt"):
         load_prompt("nothing")

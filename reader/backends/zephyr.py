@@ -1,0 +1,344 @@
+"""A language model on this machine, by default Zephyr-7B in 4 bits: loaded through transformers, offline, once needed.
+
+Any causal language model with a chat template works, by hub name or folder. Its files must be on this machine: nothing
+here opens a connection, runs code that comes with a model, or reads weights other than safetensors. Knows messages and
+tokens; nothing of hits or citations.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+from reader.backends.base import Generation, Message, Sampling, Stream, drain
+from reader.backends.chat_template import ChatTemplate
+from reader.backends.generation import Draft, Rows, in_batches, read_prefix, shared_prefix
+from reader.backends.loading import (
+    ZephyrSettings,
+    at_the_door,
+    choose_device,
+    choose_dtype,
+    explained,
+    free_bytes,
+    load_config,
+    load_model,
+    load_tokenizer,
+    precision_of,
+    quiet,
+    read_json,
+    stop_sliding,
+    weights_folder,
+    window_of,
+)
+from reader.backends.memory import HQQ_GROUP, HQQ_RESIDUAL, Load, Shape, require_room
+from retrieval.errors import MissingPackageError, ModelError, PromptTooLongError, RagError
+
+_MAX_BATCH = {"cpu": 16, "cuda": 64}  # docs/benchmarks.md, reading
+_MIN_SHARED_TOKENS = 16  # a shorter common prefix is not worth a pass of its own
+_RESULT_SECONDS = 1.0  # how often a silent worker is looked after
+
+
+class ZephyrBackend:
+    """A causal language model on CPU or GPU. Weights are loaded when the first text is generated.
+
+    The keys and values of the last prompt are kept, so that a prompt that begins like it is read from where it
+    differs. Prompts that were read before count for the repetition penalty, as in transformers' generate. A seed gives
+    the same answer alone and in a batch, as far as rounding allows: in float32, always seen; in bfloat16 and 4 bits,
+    mostly (docs/benchmarks.md).
+    """
+
+    def __init__(self, settings: ZephyrSettings, *, report: Callable[[str], None] = lambda _: None) -> None:
+        """Reads config and tokenizer. `report` is told what takes time. Raises ModelError, MissingPackageError."""
+        self.model = settings.model
+        self._settings, self._report = settings, report
+        self._folder = weights_folder(settings.model)
+        self._device = choose_device(settings.device)
+        if settings.kv_cache != "full" and find_spec("hqq") is None:
+            raise MissingPackageError(f"a key-value cache in {settings.kv_cache} needs hqq; run: pip install hqq")
+        with at_the_door(self._folder):
+            self._shape = Shape.of(read_json(self._folder / "config.json"))
+            self._config = load_config(self._folder, settings)
+            self._tokenizer = load_tokenizer(self._folder)
+            self.window = window_of(self._config, settings)
+            self._slides = stop_sliding(self._config, self.window)
+            self._template = ChatTemplate(self._tokenizer, name=self.model)
+            self._stops = self._stop_tokens()
+        if self._slides and settings.kv_cache != "full":
+            raise ModelError(
+                f"{self.model} has sliding attention, which a quantised key-value cache cannot serve at a window of "
+                f"{self.window:,} tokens; use kv_cache full, or a window no longer than its attention reaches"
+            )
+        self._anchor: int = self._tokenizer.encode("a", add_special_tokens=False)[-1]
+        self._loading = threading.Lock()
+        self._loaded: Any = None
+        self._kept: tuple[list[int], Any] | None = None
+        self._notices: list[str] = []
+
+    @classmethod
+    def load(cls, settings: ZephyrSettings, *, report: Callable[[str], None] = lambda _: None) -> ZephyrBackend:
+        """A backend whose weights are in memory, rather than loaded by the first question."""
+        backend = cls(settings, report=report)
+        backend.weights()
+        return backend
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What was degraded so far, each line once."""
+        return tuple(dict.fromkeys(self._notices))
+
+    def count_tokens(self, text: str) -> int:
+        """Length of a text in the model's own tokens; never less than it takes within a prompt."""
+        return self._template.count(text)
+
+    def prompt_tokens(self, messages: Sequence[Message]) -> int:
+        """Length of the whole prompt that these messages become, the template's own tokens included."""
+        return len(self._template.encode(messages))
+
+    def generate(self, messages: Sequence[Message], sampling: Sampling) -> Generation:
+        """Go on with one conversation. Raises ModelError when the model fails, PromptTooLongError over the window."""
+        return drain(self.stream(messages, sampling))
+
+    def stream(self, messages: Sequence[Message], sampling: Sampling) -> Stream:
+        """The same, piece by piece. Closing the stream stops the computation."""
+        prompt = self._prompt(messages, sampling)
+        model = self.weights()
+        draft = self._draft(sampling)
+        with explained(self._folder):
+            cache, known = self._take_cache(prompt)
+            rows = Rows(model, [prompt], sampling, cache=cache, known=known)
+            try:
+                while not draft.done:
+                    if piece := draft.add(rows.step()[0]):
+                        yield piece
+            except GeneratorExit:
+                self._keep_cache(rows, cache)
+                raise
+            self._keep_cache(rows, cache)
+        return _generation(draft, prompt, reused=known)
+
+    def generate_many(
+        self,
+        conversations: Sequence[Sequence[Message]],
+        sampling: Sampling,
+        *,
+        report: Callable[[int], None] = lambda _: None,
+    ) -> list[Generation]:
+        """Go on with many conversations together; answers in their order.
+
+        Greedy ones without a penalty are batched continuously on CUDA, by transformers; all others in padded batches
+        of prompts of like length, the shared beginning of which is read once.
+        """
+        prompts = [self._prompt(messages, sampling) for messages in conversations]
+        if not prompts:
+            return []
+        model = self.weights()
+        self._kept = None
+        done: dict[int, Generation] = {}
+        with explained(self._folder):
+            if self._device == "cuda" and self._can_batch_continuously(sampling):
+                try:
+                    return self.generate_continuously(prompts, sampling, report=report)
+                except _ContinuousBatchingError as error:
+                    self._notices.append(f"continuous batching failed ({error}); went on with padded batches")
+
+            def write(batch: list[int]) -> None:
+                written = self._write_batch(model, [prompts[position] for position in batch], sampling)
+                done.update(zip(batch, written, strict=True))
+                report(len(done))
+
+            longest = max(map(len, prompts)) + sampling.max_tokens
+            in_batches(prompts, write, size=self._batch_size(longest), note=self._notices.append)
+        return [done[position] for position in range(len(prompts))]
+
+    def weights(self) -> Any:
+        """The model itself, transformers' own, loaded now if it was not. Raises ModelError where it does not fit."""
+        with self._loading:
+            if self._loaded is None:
+                self._loaded = self._load()
+        return self._loaded
+
+    def _load(self) -> Any:
+        settings = self._settings
+        dtype = choose_dtype(settings, self._device)
+        if settings.device_map is None:  # a map over several devices is left to accelerate
+            self._require_room()
+        self._report(f"loading {self.model} ({precision_of(settings, dtype)}) on {self._device}")
+        started = time.perf_counter()
+        model = load_model(self._folder, self._config, settings, device=self._device)
+        self._report(f"loaded {self.model} in {time.perf_counter() - started:.1f} s")
+        return model
+
+    def _require_room(self) -> None:
+        if self._shape is None:
+            self._notices.append(f"{self.model} is of a kind whose memory cannot be estimated; it was loaded unchecked")
+            return
+        require_room(self._shape, self._way, free_bytes(self._device), name=self.model, device=self._device)
+
+    @property
+    def _way(self) -> Load:
+        element_bytes = choose_dtype(self._settings, self._device).itemsize
+        return Load(self._settings.quantization, self._settings.kv_cache, self.window, element_bytes)
+
+    # ---- prompts -----------------------------------------------------------------------------------------------------
+
+    def _prompt(self, messages: Sequence[Message], sampling: Sampling) -> list[int]:
+        prompt = self._template.encode(messages)
+        if len(prompt) + sampling.max_tokens > self.window:
+            raise PromptTooLongError(
+                f"prompt and answer take {len(prompt):,} + {sampling.max_tokens:,} tokens, the window of {self.model} "
+                f"is {self.window:,}; ask with fewer passages or for a shorter answer, or set a larger window"
+            )
+        return prompt
+
+    def _stop_tokens(self) -> frozenset[int]:
+        """What ends an answer: the model's ends of sequence, and control tokens by which its template changes turns."""
+        path = self._folder / "generation_config.json"
+        named = [self._tokenizer.eos_token_id, self._config.eos_token_id]
+        named.append(read_json(path).get("eos_token_id") if path.is_file() else None)
+        ends = {int(one) for each in named if each is not None for one in (each if isinstance(each, list) else [each])}
+        turns = (Message("user", "a"), Message("assistant", "a"), Message("user", "a"))
+        return frozenset(ends | (set(self._template.encode(turns)) & set(self._tokenizer.all_special_ids)))
+
+    def _draft(self, sampling: Sampling) -> Draft:
+        return Draft(
+            self._decode,
+            anchor=self._anchor,
+            stops=self._stops,
+            markers=self._template.markers,
+            max_tokens=sampling.max_tokens,
+        )
+
+    def _decode(self, tokens: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+    # ---- keys and values ---------------------------------------------------------------------------------------------
+
+    def _new_cache(self) -> Any:
+        from transformers import DynamicCache, QuantizedCache
+
+        if self._settings.kv_cache == "full":
+            return DynamicCache(config=self._config)
+        # Along axis 1 a group is a part of one token's one head, so that neighbours in a batch do not touch each other.
+        return QuantizedCache(
+            "hqq",
+            self._config,
+            nbits=int(self._settings.kv_cache.removesuffix("bit")),
+            axis_key=1,
+            axis_value=1,
+            q_group_size=HQQ_GROUP if self._head_size() % HQQ_GROUP == 0 else self._head_size(),
+            residual_length=HQQ_RESIDUAL,
+        )
+
+    def _head_size(self) -> int:
+        config = self._config
+        return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
+
+    @property
+    def _can_cut(self) -> bool:
+        """Whether a cache can be cut, and rows taken out of it: not one that is quantised or slides."""
+        return self._settings.kv_cache == "full" and not self._slides
+
+    def _take_cache(self, prompt: Sequence[int]) -> tuple[Any, int]:
+        """A cache to go on with, and how many tokens of the prompt it holds. Nobody else has it meanwhile."""
+        kept, self._kept = self._kept, None
+        if kept is None:
+            return self._new_cache(), 0
+        tokens, cache = kept
+        known = min(shared_prefix([tokens, prompt]), len(prompt) - 1)
+        if not known:
+            return self._new_cache(), 0
+        cache.crop(known - len(tokens))
+        return cache, known
+
+    def _keep_cache(self, rows: Rows, cache: Any) -> None:
+        if self._can_cut and (tokens := rows.computed()):
+            self._kept = (tokens, cache)
+
+    # ---- batches -----------------------------------------------------------------------------------------------------
+
+    def _batch_size(self, tokens: int) -> int:
+        """How many conversations of so many tokens to go on with together, by the memory that is free."""
+        largest = _MAX_BATCH[self._device]
+        if self._shape is None:
+            return largest
+        gc.collect()
+        each = self._shape.kv_bytes(self._way, tokens) + self._shape.working_bytes(self._way, tokens)
+        return max(1, min(largest, free_bytes(self._device) // (2 * each)))  # a growing cache is copied, so twice
+
+    def _write_batch(self, model: Any, prompts: list[list[int]], sampling: Sampling) -> list[Generation]:
+        """One padded batch; rows that are done leave it."""
+        cache = self._new_cache()
+        shared = min(shared_prefix(prompts), min(map(len, prompts)) - 1)
+        if len(prompts) == 1 or shared < _MIN_SHARED_TOKENS or not self._can_cut:
+            shared = 0
+        else:
+            read_prefix(model, prompts[0][:shared], rows=len(prompts), cache=cache)
+        drafts = [self._draft(sampling) for _ in prompts]
+        rows = Rows(model, prompts, sampling, cache=cache, known=shared)
+        active = [row for row, draft in enumerate(drafts) if not draft.done]
+        while active:
+            for row, token in zip(active, rows.step(), strict=True):
+                if not drafts[row].done:
+                    drafts[row].add(token)
+            going = [index for index, row in enumerate(active) if not drafts[row].done]
+            if not going:
+                break
+            if self._can_cut and len(going) < len(active):
+                rows.keep(going)
+                active = [active[index] for index in going]
+        return [
+            _generation(draft, prompt, reused=shared if row else 0)
+            for row, (draft, prompt) in enumerate(zip(drafts, prompts, strict=True))
+        ]
+
+    def _can_batch_continuously(self, sampling: Sampling) -> bool:
+        """transformers' continuous batching has no repetition penalty (it drops it), and seeds of its own."""
+        greedy = sampling.temperature == 0 and sampling.repetition_penalty == 1
+        return greedy and self._can_cut and self._settings.device_map is None
+
+    def generate_continuously(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, report: Callable[[int], None]
+    ) -> list[Generation]:
+        """Greedy answers by transformers' continuous batching: rows come and go, shared beginnings are kept once."""
+        from transformers import GenerationConfig
+
+        model = self.weights()
+        Rows(model, [prompts[0]], sampling, cache=self._new_cache()).step()  # it would not notice a broken model
+        options = {"do_sample": False, "max_new_tokens": sampling.max_tokens, "pad_token_id": 0}
+        config = GenerationConfig.from_dict({**options, "eos_token_id": sorted(self._stops)})
+        found: dict[str, Any] = {}
+        with quiet(), model.continuous_batching_context_manager(generation_config=config) as manager:
+            names = manager.add_requests([list(prompt) for prompt in prompts], max_new_tokens=sampling.max_tokens)
+            while len(found) < len(names):
+                result = manager.get_result(timeout=_RESULT_SECONDS)
+                if result is None and not manager.is_running():
+                    break
+                if result is not None and result.is_finished():
+                    found[result.request_id] = result
+                    report(len(found))
+        failed = [name for name in names if name not in found or found[name].error is not None]
+        if failed:
+            errors = {str(found[name].error) for name in failed if name in found} or {"it ended early"}
+            raise _ContinuousBatchingError(f"{len(failed)} of {len(names)}: {'; '.join(sorted(errors))[:300]}")
+        written = []
+        for name, prompt in zip(names, prompts, strict=True):
+            draft = self._draft(sampling)
+            for token in found[name].generated_tokens:
+                if draft.done:
+                    break
+                draft.add(token)
+            written.append(_generation(draft, prompt, reused=0))
+        return written
+
+
+class _ContinuousBatchingError(RagError):
+    """Continuous batching did not answer everything. Padded batches will."""
+
+
+def _generation(draft: Draft, prompt: Sequence[int], *, reused: int) -> Generation:
+    return Generation(draft.text, len(prompt), draft.tokens, complete=draft.complete, reused_tokens=reused)

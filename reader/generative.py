@@ -1,0 +1,262 @@
+"""The reader with a language model: packs the passages, lets it write, and checks every sentence it wrote.
+
+Knows prompts, backends and the verifier; nothing of indexes, and nothing of how a model is run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+from prompts import Prompt
+from reader.backends.base import Backend, Generation, Message, Sampling
+from reader.budget import Block, Packed, pack
+from reader.citations import MarkerResolver, Resolved, cite, resolve, with_added
+from reader.compress import Compressor
+from reader.reader import REFUSAL, LookUp, Turn, is_refusal, question_language
+from reader.records import Answer, Citation, PromptInfo, ReaderInfo, Sentence, WordMatch, Written
+from reader.verify import Check, Verifier
+from retrieval.errors import PromptTooLongError
+from retrieval.interaction import Interaction
+from retrieval.retriever import Retrieved
+
+HISTORY_SHARE = 0.25
+"""Of the window is what earlier turns may take; the oldest go first."""
+
+_LEAST_ROOM = 64
+"""Tokens for passages below which a prompt is not worth asking."""
+
+_LEAST_SUPPORT = 0.2
+"""An answer with no sentence above this is withdrawn. The verifier calls a sentence supported from .5 on."""
+
+AnswerStream = Generator[str, None, Answer]
+"""Yields the answer's text as it is written, markers resolved, and returns the checked answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A prompt that is ready to be sent, and the answer that it will complete."""
+
+    answer: Answer
+    retrieved: Retrieved
+    messages: tuple[Message, ...]
+    shown: tuple[int, ...]
+
+
+class GenerativeReader:
+    """Lets a language model answer from the passages, and trusts none of its citations unchecked."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        interaction: Interaction,
+        look_up: LookUp,
+        *,
+        prompt: Callable[[str], Prompt],
+        sampling: Sampling,
+        verifier: Verifier | None = None,
+        compressor: Compressor | None = None,
+        min_evidence: float | None = None,
+        name: str = "generative",
+    ) -> None:
+        """prompt: language (`en`, `zh`) -> the prompt to answer with. compressor: None shows passages whole."""
+        self._backend, self._interaction, self._look_up = backend, interaction, look_up
+        self._prompt, self._sampling = prompt, sampling
+        self._verifier, self._compressor = verifier or Verifier(interaction), compressor
+        self._min_evidence, self._info = min_evidence, ReaderInfo(name, backend.model)
+
+    def read(self, retrieved: Retrieved, history: Sequence[Turn] = ()) -> Answer:
+        """A checked answer, or an abstention. Raises ModelError, and PromptTooLongError where nothing fits."""
+        asked = self._ask(retrieved, history)
+        if isinstance(asked, Answer):
+            return asked
+        return self._checked(asked, self._backend.generate(asked.messages, self._sampling))
+
+    def stream(self, retrieved: Retrieved, history: Sequence[Turn] = ()) -> AnswerStream:
+        """The same, while it is written. What it returns counts: checking may withdraw what was yielded."""
+        asked = self._ask(retrieved, history)
+        if isinstance(asked, Answer):
+            return asked
+        markers = MarkerResolver([position + 1 for position in asked.shown])
+        pieces = self._backend.stream(asked.messages, self._sampling)
+        while True:
+            try:
+                certain = markers.feed(next(pieces))
+            except StopIteration as end:
+                generation: Generation = end.value
+                break
+            if certain:
+                yield certain
+        yield markers.close()
+        return self._checked(asked, generation)
+
+    def read_many(
+        self, retrieved: Sequence[Retrieved], *, report: Callable[[int], None] = lambda _: None
+    ) -> list[Answer | PromptTooLongError]:
+        """One answer each, in order; the model is asked in batches. `report` is told how many it has written."""
+        asked = [self._try_ask(one) for one in retrieved]
+        sent = [one for one in asked if isinstance(one, _Asked)]
+        written = self._backend.generate_many([one.messages for one in sent], self._sampling, report=report)
+        answers = iter([self._checked(one, generation) for one, generation in zip(sent, written, strict=True)])
+        return [next(answers) if isinstance(one, _Asked) else one for one in asked]
+
+    def _try_ask(self, retrieved: Retrieved) -> _Asked | Answer | PromptTooLongError:
+        try:
+            return self._ask(retrieved)
+        except PromptTooLongError as error:
+            return error
+
+    # ---- before the model --------------------------------------------------------------------------------------------
+
+    def _ask(self, retrieved: Retrieved, history: Sequence[Turn] = ()) -> _Asked | Answer:
+        """The prompt, or at once an abstention where there is too little evidence."""
+        question = retrieved.question.text
+        language = question_language(question)
+        answer = Answer(
+            question=question,
+            text=REFUSAL[language],
+            abstained=True,
+            citations=(),
+            hits=retrieved.hits,
+            reader=self._info,
+            evidence=retrieved.evidence,
+            timings_ms=retrieved.timings_ms,
+            abstention="evidence",
+        )
+        needed = retrieved.evidence_needed if self._min_evidence is None else self._min_evidence
+        if not retrieved.hits or retrieved.evidence < needed:
+            return answer
+        prompt = self._prompt(language)
+        turns = self._remembered(history)
+
+        def messages(passages: str) -> tuple[Message, ...]:
+            system, user = prompt.fill({"refusal": REFUSAL[language], "passages": passages, "question": question})
+            return (Message("system", system), *turns, Message("user", user))
+
+        packed = self._packed(retrieved, messages)
+        sent = messages(packed.text)
+        info = PromptInfo(
+            prompt.name,
+            prompt.sha256,
+            self._backend.prompt_tokens(sent),
+            packed.dropped,
+            packed.cut,
+            packed.saved_tokens,
+        )
+        return _Asked(replace(answer, prompt=info), retrieved, sent, packed.shown)
+
+    def _packed(self, retrieved: Retrieved, messages: Callable[[str], tuple[Message, ...]]) -> Packed:
+        frame = self._backend.prompt_tokens(messages(""))
+        room = self._backend.window - self._sampling.max_tokens - frame
+        if room < _LEAST_ROOM:
+            raise PromptTooLongError(
+                f"question, instruction and answer take {frame} + {self._sampling.max_tokens} tokens of the model's"
+                f" {self._backend.window}, and leave no room for passages; ask a shorter question, lower"
+                " max_answer_tokens, or raise window"
+            )
+        look_up = cache(self._look_up)
+        kept: Sequence[tuple[tuple[int, int], ...] | None] = [None] * len(retrieved.hits)
+        if self._compressor is not None:
+            kept = self._compressor.keep(retrieved.question, retrieved.hits, retrieved.passages)
+        blocks = [Block(hit, look_up(hit.doc_id).title, own) for hit, own in zip(retrieved.hits, kept, strict=True)]
+        packed = pack(blocks, room=room, count=self._backend.count_tokens)
+        if not packed.shown:
+            raise PromptTooLongError(
+                f"there is room for {room} tokens of passages, and not one sentence of the first fits; lower"
+                " max_answer_tokens, or raise window"
+            )
+        return packed
+
+    def _remembered(self, history: Sequence[Turn]) -> list[Message]:
+        """The last turns that fit their share of the window, as messages."""
+        room = HISTORY_SHARE * self._backend.window
+        kept: list[Message] = []
+        for turn in reversed(history):
+            said = [Message("user", turn.question), Message("assistant", turn.answer)]
+            room -= self._backend.prompt_tokens(said[:1]) + self._backend.count_tokens(turn.answer)
+            if room < 0:
+                break
+            kept = said + kept
+        return kept
+
+    # ---- after the model ---------------------------------------------------------------------------------------------
+
+    def _checked(self, asked: _Asked, generation: Generation) -> Answer:
+        """Resolve the markers, check every sentence, quote the evidence; abstain where there is none."""
+        resolved = resolve(generation.text, [position + 1 for position in asked.shown])
+        written = Written(
+            generation.text,
+            generation.answer_tokens,
+            generation.complete,
+            resolved.removed,
+            generation.reused_tokens,
+        )
+        answer = replace(asked.answer, written=written)
+        if is_refusal(resolved.text) or not resolved.claims:
+            return replace(answer, abstention="model")
+        checks = [self._check(asked, claim.words, claim.markers) for claim in resolved.claims]
+        if max(check.support for check in checks) < _LEAST_SUPPORT:
+            return replace(answer, abstention="verification")
+        return self._cited(answer, asked, resolved, checks)
+
+    def _check(self, asked: _Asked, words: str, markers: Sequence[int]) -> Check:
+        """A sentence against what it cites; against each passage that was shown where it cites none."""
+        passages = asked.retrieved.passages
+        if markers:
+            return _renumbered(self._verifier.check(words, [passages[marker - 1] for marker in markers]), markers)
+        each = [
+            _renumbered(self._verifier.check(words, [passages[position]]), [position + 1]) for position in asked.shown
+        ]
+        return max(each, key=lambda check: check.support)
+
+    def _cited(self, answer: Answer, asked: _Asked, resolved: Resolved, checks: Sequence[Check]) -> Answer:
+        added = {
+            position: check.evidence[0].passage
+            for position, (claim, check) in enumerate(zip(resolved.claims, checks, strict=True))
+            if not claim.markers and check.label == "supported" and check.evidence
+        }
+        resolved = with_added(resolved, added)
+        look_up = cache(self._look_up)
+        sentences, citations, matches = [], [], []
+        for position, (claim, check) in enumerate(zip(resolved.claims, checks, strict=True)):
+            label = check.label if claim.markers else "uncited"
+            sentences.append(Sentence(claim.start, claim.end, claim.markers, label, check.support, position in added))
+            for found in check.evidence if claim.markers else ():
+                hit = asked.retrieved.hits[found.passage - 1]
+                citation = cite(found.passage, look_up(hit.doc_id), hit, (found.start, found.end))
+                if citation not in citations:
+                    citations.append(citation)
+                    matches += self._matches(asked.retrieved, citation)
+        return replace(
+            answer,
+            text=resolved.text,
+            abstained=False,
+            abstention=None,
+            citations=tuple(citations),
+            sentences=tuple(sentences),
+            matches=tuple(matches),
+        )
+
+    def _matches(self, retrieved: Retrieved, citation: Citation) -> list[WordMatch]:
+        """Which words of the question a quote answers to."""
+        position = citation.marker - 1
+        start = retrieved.hits[position].start
+        span = (citation.start - start, citation.end - start)
+        return [
+            WordMatch(
+                marker=citation.marker,
+                question_start=match.question_start,
+                question_end=match.question_end,
+                start=start + match.start,
+                end=start + match.end,
+                weight=match.weight,
+                similarity=match.similarity,
+            )
+            for match in self._interaction.matches(retrieved.question, retrieved.passages[position], span)
+        ]
+
+
+def _renumbered(check: Check, markers: Sequence[int]) -> Check:
+    """Evidence by the numbers of the passages in the prompt."""
+    return replace(check, evidence=tuple(replace(found, passage=markers[found.passage]) for found in check.evidence))

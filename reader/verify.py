@@ -1,0 +1,611 @@
+"""Is a sentence of an answer borne out by the passages it cites: a label, a calibrated number, and the exact evidence.
+
+Each claim is compared with windows of one to three neighbouring sentences of every passage by late interaction, word
+order and exact facts (reader/facts.py: numbers, names, denials, directions); a logistic regression weighs them. Its
+weights are data, fitted by bench/verifying.py: reader/verify.toml. A model that judges pairs of texts can be added.
+
+Knows claims and passages; nothing of questions, answers or indexes.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+import unicodedata
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
+from importlib.resources import files
+from itertools import pairwise
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from reader.facts import Number, denials, holds, names, numbers, reversed_words, same_kind
+from reader.records import Label
+from retrieval.analyze import is_stop_word, simplified_characters
+from retrieval.errors import ConfigError, EmptyTextError, ModelError, TextTooLongError
+from retrieval.interaction import Interaction, Passage, Question
+from retrieval.sentences import sentences
+
+Floats = NDArray[np.float64]
+Span = tuple[int, int]
+
+SUPPORTED = 0.5
+"""A claim with this much support is supported; classes count alike in the fit, so this is where they part."""
+
+_COPIED = 0.97  # support of a sentence that stands in a passage word for word
+_CONTRADICTED = 0.2  # at most, where the evidence has another number in its place
+_NEARLY_COPIED = 0.85  # of a claim's words, in order, with every term that carries meaning
+_TERM_MATCH = (0.3, 0.8)  # what a term counts as, as a token's similarity: absent, present
+_LONGER = 0.02  # a longer window must match better by this much a sentence to be the evidence
+_MOST_WORDS = 400  # of a claim and of a window are put in order: the time is their product
+_MAX_BYTES = 100_000
+_NLI_BATCH = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """The stretch of a passage that bears a claim out best.
+
+    passage: its position among the passages given. start, end: characters of its text, no white space at either end.
+    score: [0, 1], how well this passage alone supports the claim.
+    """
+
+    passage: int
+    start: int
+    end: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What checking a claim found.
+
+    support: [0, 1], about the share of such claims that are supported, where half of all are. evidence: one a passage
+    that has words, best first.
+    """
+
+    label: Label
+    support: float
+    evidence: tuple[Evidence, ...]
+
+
+class SupportModel(Protocol):
+    """Judges whether a text bears out a claim: an NLI model, a hallucination detector."""
+
+    def scores(self, pairs: Sequence[tuple[str, str]]) -> Sequence[float]:
+        """For each (evidence, claim) how likely the one bears out the other, [0, 1], in the order given."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """A logistic regression: what each feature counts, and what is added."""
+
+    features: Mapping[str, float]
+    intercept: float
+
+    def support(self, measured: Mapping[str, float]) -> float:
+        """[0, 1], from what `Verifier.features` measured."""
+        logit = self.intercept + sum(weight * measured[name] for name, weight in self.features.items())
+        return float(1 / (1 + np.exp(-np.clip(logit, -30, 30))))
+
+
+class Verifier:
+    """Checks claims, one sentence at a time, against the passages they cite."""
+
+    def __init__(
+        self, interaction: Interaction, *, model: SupportModel | None = None, weights: Weights | None = None
+    ) -> None:
+        self._interaction, self._model = interaction, model
+        self._weights = weights or shipped_weights()
+
+    def check(self, claim: str, passages: Sequence[Passage]) -> Check:
+        """How well the passages bear the claim out. A claim or passages without words: unsupported, 0, no evidence.
+
+        Markers ([1]) must be gone from the claim. One too long for the encoder is as good as its worse half.
+        """
+        try:
+            compared = self._compare(claim, passages)
+        except TextTooLongError:
+            left, right = (self.check(half, passages) for half in _halves(claim))
+            return left if left.support <= right.support else right
+        if compared is None or not compared.views:
+            return Check("unsupported", 0.0, ())
+        alone = [self._support(compared, [view]) for view in compared.views]
+        spans = [view.best.span for view in compared.views]
+        support = max(self._support(compared, compared.views), *alone)
+        if self._model is not None:
+            texts = [view.text[a:b] for view, (a, b) in zip(compared.views, spans, strict=True)]
+            judged = _judged(self._model, texts, claim)
+            support = _mean_of_logits(support, max(judged))
+            alone = [_mean_of_logits(own, other) for own, other in zip(alone, judged, strict=True)]
+        found = sorted(
+            (
+                Evidence(view.passage, *span, score)
+                for view, span, score in zip(compared.views, spans, alone, strict=True)
+            ),
+            key=lambda one: -one.score,
+        )
+        if self._contradicts(compared):
+            return Check("contradicted-number", min(support, _CONTRADICTED), tuple(found))
+        return Check("supported" if support >= SUPPORTED else "unsupported", support, tuple(found))
+
+    def features(self, claim: str, passages: Sequence[Passage]) -> dict[str, float] | None:
+        """What the weights weigh; None where the claim or the passages have no words."""
+        compared = self._compare(claim, passages)
+        return _features(compared, compared.views) if compared and compared.views else None
+
+    def _support(self, compared: _Compared, views: Sequence[_View]) -> float:
+        support = self._weights.support(_features(compared, views))
+        return max(support, _COPIED) if any(_is_copied(compared, view) for view in views) else support
+
+    def _contradicts(self, compared: _Compared) -> bool:
+        """Whether a number is what speaks against the claim: all the rest is borne out, and another one is there."""
+        missing = _missing_numbers(compared, compared.views)
+        if not missing:
+            return False
+        best = max(compared.views, key=lambda view: view.best.score)
+        own = [number for number in compared.numbers if number not in missing]
+        others = [each for each in best.best.numbers if each.stated and not any(holds(each, one) for one in own)]
+        if not any(same_kind(other, number) for other in others for number in missing):
+            return False
+        rest = compared.without([(number.start, number.end) for number in missing])
+        return self._weights.support(_features(rest, rest.views)) >= SUPPORTED
+
+    def _compare(self, claim: str, passages: Sequence[Passage]) -> _Compared | None:
+        try:
+            asked = self._interaction.question(claim)
+        except EmptyTextError:
+            return None
+        units = _units(self._interaction, asked)
+        if not units.weights.sum() > 0:
+            return None
+        views = [self._view(asked, units, passage, index) for index, passage in enumerate(passages)]
+        return _Compared(claim, units, tuple(view for view in views if view is not None))
+
+    def _view(self, asked: Question, units: _Units, passage: Passage, index: int) -> _View | None:
+        """A passage as the claim sees it; None where it has no words."""
+        text = passage.text
+        spans = [span for span in sentences(text) if any(map(str.isalnum, text[span[0] : span[1]]))]
+        if not spans:
+            return None
+        starts = [start for start, _ in spans]
+        similarities, offsets = self._interaction.align(asked, passage)
+        tokens = _best_by_sentence(similarities, offsets[:, 0], starts)
+        terms: list[list[str]] = [[] for _ in spans]
+        for term, start, _ in self._interaction.located_terms(text):
+            terms[max(0, bisect_right(starts, start) - 1)].append(term)
+        present = np.array([[term in found for term in units.terms] for found in map(frozenset, terms)], dtype=float)
+        counted = np.where(present > 0, _TERM_MATCH[1], _TERM_MATCH[0])[:, : units.counted_terms]
+        return _View(
+            passage=index,
+            text=text,
+            context=passage.context,
+            context_terms=frozenset(term for term, _, _ in self._interaction.located_terms(passage.context)),
+            spans=spans,
+            terms=terms,
+            matched=np.concatenate([tokens, counted], axis=1),
+            present=present,
+            about=_mean_by_sentence(similarities.max(axis=1, initial=0.0), offsets[:, 0], starts),
+            units=units,
+        )
+
+
+# ---- what is compared ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Units:
+    """What of a claim must be matched: its tokens, and by the share that the encoder cannot read, its terms.
+
+    weights: (k,), sum 1, tokens first. spans: their characters. terms: every term of the claim, the first
+    `counted_terms` of them among the units (all or none). term_weights: idf shares, sum 1.
+    """
+
+    weights: Floats
+    spans: Sequence[Span]
+    terms: Sequence[str]
+    term_weights: Floats
+    term_spans: Sequence[Span]
+    counted_terms: int
+    known: float
+
+    def without(self, spans: Sequence[Span]) -> _Units:
+        """The same claim, as if it said nothing there."""
+        return replace(
+            self,
+            weights=_silenced(self.weights, self.spans, spans),
+            term_weights=_silenced(self.term_weights, self.term_spans, spans),
+        )
+
+
+def _silenced(weights: Floats, places: Sequence[Span], spans: Sequence[Span]) -> Floats:
+    inside = np.array([any(a < end and start < b for start, end in spans) for a, b in places], dtype=bool)
+    left = np.where(inside, 0.0, weights)
+    return np.asarray(left / max(left.sum(), 1e-9))
+
+
+def _units(interaction: Interaction, asked: Question) -> _Units:
+    places: dict[str, Span] = {}
+    for term, start, end in interaction.located_terms(asked.text):
+        places.setdefault(term, (start, end))
+    terms = list(asked.term_weights)
+    counted = terms if asked.known < 1 else []
+    term_weights = np.array(list(asked.term_weights.values()), dtype=np.float64)
+    token_spans = [(int(a), int(b)) for a, b in asked.offsets]
+    return _Units(
+        weights=np.concatenate([asked.known * asked.weights, (1 - asked.known) * term_weights[: len(counted)]]),
+        spans=[*token_spans, *(places[term] for term in counted)],
+        terms=terms,
+        term_weights=term_weights,
+        term_spans=[places[term] for term in terms],
+        counted_terms=len(counted),
+        known=asked.known,
+    )
+
+
+@dataclass(frozen=True)
+class _Window:
+    """Neighbouring sentences of a passage. matched: (k,), the best match of each unit of the claim."""
+
+    text: str
+    span: Span
+    terms: Sequence[str]
+    matched: Floats
+    present: Floats
+    about: float
+    score: float
+
+    @cached_property
+    def words(self) -> list[str]:
+        return _words(self.text)[:_MOST_WORDS]
+
+    @cached_property
+    def numbers(self) -> tuple[Number, ...]:
+        return numbers(self.text)
+
+
+@dataclass(frozen=True)
+class _View:
+    """A passage as one claim sees it. A row a sentence: matched (s, k) by units, present (s, terms), about (s,)."""
+
+    passage: int
+    text: str
+    context: str
+    context_terms: frozenset[str]
+    spans: Sequence[Span]
+    terms: Sequence[Sequence[str]]
+    matched: Floats
+    present: Floats
+    about: Floats
+    units: _Units
+
+    @cached_property
+    def single(self) -> _Window:
+        """The best sentence."""
+        return self._best(1)[1]
+
+    @cached_property
+    def best(self) -> _Window:
+        """The best of one, two and three sentences; a longer one must be better by what makes it worth reading."""
+        return max((self._best(size) for size in (1, 2, 3)), key=lambda found: found[0])[1]
+
+    @cached_property
+    def whole(self) -> Floats:
+        return np.asarray(self.matched.max(axis=0))
+
+    @cached_property
+    def held(self) -> NDArray[np.bool_]:
+        """Which terms of the claim occur anywhere, context included."""
+        named = np.array([term in self.context_terms for term in self.units.terms], dtype=bool)
+        return np.asarray(named | (self.present.max(axis=0) > 0))
+
+    @cached_property
+    def numbers(self) -> tuple[Number, ...]:
+        return (*numbers(self.text), *numbers(self.context))
+
+    @cached_property
+    def every_term(self) -> frozenset[str]:
+        return self.context_terms.union(*self.terms)
+
+    @cached_property
+    def plain(self) -> str:
+        return f" {' '.join(_words(self.text))} "
+
+    def _best(self, size: int) -> tuple[float, _Window]:
+        size = min(size, len(self.spans))
+        count = len(self.spans) - size + 1
+        matched = np.maximum.reduce([self.matched[at : at + count] for at in range(size)])
+        scores = matched @ self.units.weights
+        at = int(scores.argmax())
+        rows = slice(at, at + size)
+        span = self.spans[at][0], self.spans[at + size - 1][1]
+        window = _Window(
+            text=self.text[slice(*span)],
+            span=span,
+            terms=[term for found in self.terms[rows] for term in found],
+            matched=matched[at],
+            present=self.present[rows].max(axis=0, initial=0.0),
+            about=float(self.about[rows].mean()),
+            score=float(scores[at]),
+        )
+        return window.score - _LONGER * (size - 1), window
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """A claim and the passages as it sees them."""
+
+    claim: str
+    units: _Units
+    views: Sequence[_View]
+    ignored: Sequence[Span] = ()
+
+    @cached_property
+    def numbers(self) -> tuple[Number, ...]:
+        """Those that need bearing out."""
+        return tuple(
+            one
+            for one in numbers(self.claim)
+            if one.stated and not any(a < one.end and one.start < b for a, b in self.ignored)
+        )
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        return names(self.claim)
+
+    @cached_property
+    def words(self) -> list[str]:
+        return _words(self.claim)[:_MOST_WORDS]
+
+    def without(self, spans: Sequence[Span]) -> _Compared:
+        units = self.units.without(spans)
+        return _Compared(self.claim, units, [replace(view, units=units) for view in self.views], spans)
+
+
+_WORD = re.compile("[\u3400-\u9fff]|[^\\W_\u3400-\u9fff]+(?:[.,]\\d+)*")
+
+
+def _words(text: str) -> list[str]:
+    """Every word, stop words too; every Chinese character. Case, width and traditional forms folded."""
+    folded = unicodedata.normalize("NFKC", text).casefold()
+    return _WORD.findall(folded.translate(simplified_characters()) if not folded.isascii() else folded)
+
+
+# ---- features --------------------------------------------------------------------------------------------------------
+
+
+def _features(compared: _Compared, views: Sequence[_View]) -> dict[str, float]:
+    """What speaks for and against a claim, given some of the passages."""
+    units = compared.units
+    best = max((view.best for view in views), key=lambda window: window.score)
+    single = max((view.single for view in views), key=lambda window: window.score)
+    together = np.maximum.reduce([view.whole for view in views])
+    held = np.logical_or.reduce([view.held for view in views])
+    in_order = _common(compared.words, best.words) / max(1, len(compared.words))
+    run = _longest_run(compared.words, best.words) / max(1, len(compared.words))
+    missing = float(bool(_missing_numbers(compared, views)))
+    unnamed = _missing_names(compared, views)
+    denied = float((denials(compared.claim) > 0) != (denials(best.text) > 0))
+    turned = float(bool(reversed_words(compared.claim, best.text)))
+    counted = units.weights > 0
+    pairs = set(pairwise(units.terms))
+    there = {pair for view in views for found in view.terms for pair in pairwise(found)}
+    return {
+        "sentence": single.score,
+        "window": best.score,
+        "union": float(together @ units.weights),
+        "terms": max(float(view.best.present @ units.term_weights) for view in views),
+        "terms union": float(held @ units.term_weights),
+        "lost": float(np.log(1.02 - np.minimum(best.matched, 1)) @ units.weights),
+        "lost sentence": float(np.log(1.02 - np.minimum(single.matched, 1)) @ units.weights),
+        "weakest": float(best.matched[counted].min()),
+        "weakest sentence": float(single.matched[counted].min()),
+        "weak sentence": _quantile(single.matched, units.weights, 0.1),
+        "in order": in_order,
+        "run": run,
+        "log run": float(np.log1p(run * len(compared.words))),
+        "pairs": len(pairs & there) / max(1, len(pairs)) if pairs else float(held @ units.term_weights),
+        "about": single.about,
+        "share": len(set(best.terms) & set(units.terms)) / max(1, len(set(best.terms))),
+        "numbers": missing,
+        "names": unnamed,
+        "denied": denied,
+        "turned": turned,
+        "numbers in order": missing * in_order,
+        "names in order": unnamed * in_order,
+        "denied in order": denied * in_order,
+        "turned in order": turned * in_order,
+        "length": float(np.log1p(counted.sum())),
+        "evidence length": float(np.log1p(sum(len(found) for view in views for found in view.terms))),
+        "passages": float(np.log1p(len(views))),
+    }
+
+
+def _missing_numbers(compared: _Compared, views: Sequence[_View]) -> list[Number]:
+    there = [number for view in views for number in view.numbers]
+    return [one for one in compared.numbers if not any(holds(other, one) for other in there)]
+
+
+def _missing_names(compared: _Compared, views: Sequence[_View]) -> float:
+    """Share of the claim's names that no passage has."""
+    if not compared.names:
+        return 0.0
+    plain = [f"{view.plain} {' '.join(_words(view.context))} " for view in views]
+    return sum(
+        not any(f" {' '.join(_words(name))}" in text for text in plain) for name in compared.names
+    ) / len(compared.names)
+
+
+def _is_copied(compared: _Compared, view: _View) -> bool:
+    """Whether a passage has the claim word for word, or all but words that carry no meaning, with every fact."""
+    if f" {' '.join(compared.words)} " in view.plain:
+        return True
+    window = view.best
+    if not window.present.all() or _missing_numbers(compared, [view]) or _missing_names(compared, [view]):
+        return False
+    if (denials(compared.claim) > 0) != (denials(window.text) > 0) or reversed_words(compared.claim, window.text):
+        return False
+    return _common(compared.words, window.words) >= _NEARLY_COPIED * len(compared.words)
+
+
+def _quantile(values: Floats, weights: Floats, share: float) -> float:
+    """The value below which that share of the weight lies."""
+    order = np.argsort(values[weights > 0])
+    reached = np.cumsum(weights[weights > 0][order])
+    return float(values[weights > 0][order][np.searchsorted(reached, share * reached[-1])])
+
+
+def _common(one: Sequence[str], other: Sequence[str]) -> int:
+    """Length of the longest common subsequence."""
+    numbered = {word: at for at, word in enumerate(dict.fromkeys(other))}
+    places = np.array([numbered[word] for word in other])
+    row = np.zeros(len(other) + 1, dtype=np.int64)
+    for word in one:
+        if word in numbered:
+            row[1:] = np.maximum(row[1:], row[:-1] + (places == numbered[word]))
+            row = np.maximum.accumulate(row)
+    return int(row[-1])
+
+
+def _longest_run(one: Sequence[str], other: Sequence[str]) -> int:
+    """Length of the longest stretch of words that both have."""
+    places: dict[str, list[int]] = {}
+    for at, word in enumerate(other):
+        places.setdefault(word, []).append(at)
+    ending: dict[int, int] = {}
+    longest = 0
+    for word in one:
+        ending = {at: ending.get(at - 1, 0) + 1 for at in places.get(word, ())}
+        longest = max(longest, *ending.values(), 0)
+    return longest
+
+
+def _best_by_sentence(similarities: NDArray[np.float32], places: NDArray[np.int64], starts: Sequence[int]) -> Floats:
+    """The best match of each token of the claim within each sentence: (s, m); nothing matches where it has no token."""
+    best = np.zeros((len(starts), similarities.shape[1]))
+    for row, (first, last) in enumerate(_rows_of(places, starts)):
+        if first < last:
+            best[row] = np.clip(similarities[first:last].max(axis=0), 0, 1)
+    return best
+
+
+def _mean_by_sentence(values: NDArray[np.float32], places: NDArray[np.int64], starts: Sequence[int]) -> Floats:
+    return np.array([values[a:b].mean() if a < b else 0.0 for a, b in _rows_of(places, starts)], dtype=np.float64)
+
+
+def _rows_of(places: NDArray[np.int64], starts: Sequence[int]) -> list[Span]:
+    """Which rows, in order of place, belong to each sentence."""
+    first = np.searchsorted(places, starts)
+    return list(zip(first.tolist(), [*first[1:].tolist(), len(places)], strict=True))
+
+
+# ---- weights ---------------------------------------------------------------------------------------------------------
+
+
+@cache
+def shipped_weights() -> Weights:
+    """Those of this release. Raises ConfigError where the file was damaged."""
+    with (files("reader") / "verify.toml").open("rb") as file:
+        return read_weights(file.read(_MAX_BYTES + 1))
+
+
+def read_weights(data: bytes) -> Weights:
+    """Weights from TOML: `intercept`, and a number for every feature under [weights]. Raises ConfigError."""
+    if len(data) > _MAX_BYTES:
+        raise ConfigError(f"the weights of the verifier have more than {_MAX_BYTES:,} bytes; reinstall cited-rag")
+    try:
+        table = tomllib.loads(data.decode("utf-8"))
+        made = Weights({str(name): float(each) for name, each in table["weights"].items()}, float(table["intercept"]))
+        if not np.isfinite([made.intercept, *made.features.values()]).all():
+            raise ValueError("a number is not finite")  # noqa: TRY301 - one handler for all damage
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"the weights of the verifier cannot be read ({error}); reinstall cited-rag") from error
+    if unknown := set(made.features) ^ set(FEATURES):
+        raise ConfigError(f"the weights of the verifier name other features: {sorted(unknown)}; reinstall cited-rag")
+    return made
+
+
+# ---- models that judge pairs -----------------------------------------------------------------------------------------
+
+
+class NliModel:
+    """A sentence-pair classifier with an entailment class, from a local folder or the local Hugging Face cache."""
+
+    def __init__(self, tokenizer: Any, model: Any, entailment: int, *, device: str) -> None:
+        self._tokenizer, self._model, self._entailment, self._device = tokenizer, model, entailment, device
+
+    @classmethod
+    def load(cls, name: str, *, device: str = "cpu") -> NliModel:
+        """Load by folder or hub name; local safetensors only, nothing is fetched or executed. Raises ModelError."""
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True)
+            model: Any = AutoModelForSequenceClassification.from_pretrained(
+                name, local_files_only=True, use_safetensors=True
+            )
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            found = " ".join(str(error).split())[:300]
+            raise ModelError(
+                f"the support model {name!r} cannot be loaded from this machine ({found}); expected a folder, or a "
+                f"model in the local Hugging Face cache; on a machine with network access run: hf download {name}"
+            ) from error
+        return cls(tokenizer, model.eval().to(device), _entailment_index(name, model.config.id2label), device=device)
+
+    def scores(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
+        """How likely each text entails each claim, [0, 1]. The longer of the two is cut where both are too long."""
+        import torch
+
+        found: list[float] = []
+        for first in range(0, len(pairs), _NLI_BATCH):
+            batch = pairs[first : first + _NLI_BATCH]
+            inputs = self._tokenizer(
+                [evidence for evidence, _ in batch],
+                [claim for _, claim in batch],
+                truncation="longest_first",
+                max_length=min(512, self._tokenizer.model_max_length),
+                padding=True,
+                return_tensors="pt",
+            ).to(self._device)
+            with torch.inference_mode():
+                logits = self._model(**inputs).logits.float()
+            found += torch.softmax(logits, dim=-1)[:, self._entailment].tolist()
+        return found
+
+
+def _entailment_index(name: str, labels: Mapping[int, str]) -> int:
+    found = [int(at) for at, label in labels.items() if re.fullmatch(r"entail(?:ment|ed|s)?", str(label).lower())]
+    if len(found) != 1:
+        raise ModelError(
+            f"the support model {name!r} has the classes {', '.join(map(str, labels.values()))}; "
+            "expected one called 'entailment'"
+        )
+    return found[0]
+
+
+def _judged(model: SupportModel, texts: Sequence[str], claim: str) -> list[float]:
+    judged = [float(score) for score in model.scores([(text, claim) for text in texts])]
+    if len(judged) != len(texts) or not all(0 <= score <= 1 for score in judged):
+        raise ModelError(
+            f"the support model gave {len(judged)} scores for {len(texts)} pairs: {judged[:5]}; "
+            "expected one in [0, 1] for each"
+        )
+    return judged
+
+
+def _mean_of_logits(one: float, other: float) -> float:
+    one, other = (float(np.clip(each, 1e-6, 1 - 1e-6)) for each in (one, other))
+    logit = (np.log(one / (1 - one)) + np.log(other / (1 - other))) / 2
+    return float(1 / (1 + np.exp(-logit)))
+
+
+def _halves(claim: str) -> tuple[str, str]:
+    """A long claim in two, at white space near its middle where there is any."""
+    middle = len(claim) // 2
+    cut = claim.find(" ", middle, middle + 100)
+    cut = middle if cut < 0 else cut
+    return claim[:cut], claim[cut:]

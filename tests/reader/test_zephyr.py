@@ -1,0 +1,596 @@
+"""The model on this machine, through its real loading path: a small random Mistral with Zephyr's tokenizer."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import sys
+import threading
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from small_models import SMALL_SHAPE, ZEPHYR_SHAPE, ZEPHYR_TEMPLATE, save_small_model, save_zephyr_tokenizer
+
+from reader.backends.base import Message, Sampling, drain
+from reader.backends.generation import Draft, in_batches, is_out_of_memory, shared_prefix
+from reader.backends.loading import ZephyrSettings
+from reader.backends.zephyr import ZephyrBackend
+from retrieval.errors import ConfigError, ModelError, PromptTooLongError
+
+GREEDY = Sampling(max_tokens=24, temperature=0, repetition_penalty=1.0)
+PENALISED = Sampling(max_tokens=24, temperature=0, repetition_penalty=1.3)
+DRAWN = Sampling(max_tokens=24, temperature=0.9, repetition_penalty=1.1, seed=7)
+SYSTEM = Message("system", "You answer questions from numbered passages of the user's own documents. Use nothing else.")
+QUESTIONS = [
+    "Why?",
+    "What does the yield expression do in a generator function?",
+    "巴黎是哪个国家的首都？ 请回答。",
+    "List, in order and with a short reason for each of them, " + ", ".join(f"the item {n}" for n in range(40)),
+    "What is the difference between is and ==?",
+]
+CONVERSATIONS = [(SYSTEM, Message("user", question)) for question in QUESTIONS]
+
+
+def exact(folder, **changes) -> ZephyrBackend:
+    """Without quantisation, in float32: what is compared token by token."""
+    return ZephyrBackend(
+        ZephyrSettings(model=str(folder), device="cpu", quantization="none", dtype="float32", **changes)
+    )
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """A random model whose answers vary: with the usual small weights it repeats one token."""
+    return save_small_model(tmp_path_factory.mktemp("models") / "small", initializer_range=0.2)
+
+
+@pytest.fixture(scope="session")
+def backend(folder):
+    return exact(folder)
+
+
+@pytest.fixture(scope="session")
+def nf4(folder):
+    return ZephyrBackend(ZephyrSettings(model=str(folder), device="cpu"))
+
+
+@pytest.fixture
+def save_chain(tmp_path):
+    """A model that writes a given text: the token before decides which is next. No token may come twice in it."""
+    from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
+
+    def save(text, *, template=ZEPHYR_TEMPLATE, end=True):
+        folder = save_zephyr_tokenizer(tmp_path / "chain", template=template)
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+        (last,) = tokenizer.encode("\n", add_special_tokens=False)[-1:]
+        written = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        chain = [last, *written, *([tokenizer.eos_token_id] if end else [])]
+        assert len(set(chain)) == len(chain), tokenizer.convert_ids_to_tokens(chain)
+        torch.manual_seed(0)
+        model = MistralForCausalLM(MistralConfig(**SMALL_SHAPE))
+        with torch.no_grad():
+            for layer in model.model.layers:
+                layer.self_attn.o_proj.weight.zero_()
+                layer.mlp.down_proj.weight.zero_()
+            embeddings = model.model.embed_tokens.weight
+            embeddings.normal_()
+            model.lm_head.weight.zero_()
+            model.lm_head.weight[chain[1:]] = embeddings[chain[:-1]]
+        model.save_pretrained(folder)
+        return folder
+
+    return save
+
+
+# ---- loading ---------------------------------------------------------------------------------------------------------
+
+
+def test_layers_are_nf4_and_the_rest_is_not(nf4):
+    from bitsandbytes.nn import Linear4bit
+
+    model = nf4.weights()
+    kinds = {name.rsplit(".", 1)[-1]: type(layer) for name, layer in model.named_modules()}
+    matrices = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    assert all(kinds[name] is Linear4bit for name in matrices)
+    assert kinds["lm_head"] is torch.nn.Linear
+    layer = model.model.layers[0].mlp.gate_proj
+    assert layer.weight.quant_type == "nf4"
+    assert layer.weight.compress_statistics
+    assert layer.compute_dtype is torch.bfloat16
+    assert model.lm_head.weight.dtype is torch.bfloat16
+
+
+@pytest.mark.parametrize("quantization", ["4bit", "8bit", "none"])
+def test_every_precision_answers(folder, quantization):
+    backend = ZephyrBackend(ZephyrSettings(model=str(folder), device="cpu", quantization=quantization))
+    generation = backend.generate(CONVERSATIONS[0], GREEDY)
+    assert generation.answer_tokens == 24
+    assert not generation.complete
+    assert backend.notices == ()
+
+
+def test_weights_are_loaded_when_they_are_needed_and_once(folder):
+    said = []
+    backend = ZephyrBackend(ZephyrSettings(model=str(folder), device="cpu"), report=said.append)
+    assert backend.window == 4096
+    assert backend.count_tokens("a few words") >= 3
+    assert backend.prompt_tokens(CONVERSATIONS[0]) > 20
+    assert said == []
+    backend.generate(CONVERSATIONS[0], GREEDY)
+    backend.generate(CONVERSATIONS[1], GREEDY)
+    loading, loaded = said
+    assert loading == f"loading {folder} (4-bit NF4) on cpu"
+    assert loaded.startswith(f"loaded {folder} in ")
+
+
+def test_load_loads(folder):
+    said = []
+    ZephyrBackend.load(ZephyrSettings(model=str(folder), device="cpu", quantization="none"), report=said.append)
+    assert len(said) == 2
+
+
+def test_libraries_are_as_they_were_after_loading(folder):
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    exact(folder).weights()
+    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == (level, bars)
+
+
+def test_no_machine_code_from_the_hub(backend):
+    backend.weights()
+    assert sys.modules["kernels"] is None
+
+
+def test_rope_scaling_reaches_the_model(folder):
+    backend = exact(folder, rope_scaling={"rope_type": "linear", "factor": 2.0}, window=65_536)
+    rope = backend.weights().model.rotary_emb
+    assert rope.rope_type == "linear"
+    assert rope.config.rope_parameters["rope_theta"] == 10_000.0
+    assert backend.window == 65_536
+    assert backend.generate(CONVERSATIONS[1], GREEDY) != exact(folder).generate(CONVERSATIONS[1], GREEDY)
+
+
+@pytest.mark.parametrize("rope_scaling", [{"rope_type": "no such"}, {"rope_type": "yarn"}])
+def test_bad_rope_scaling_is_refused(folder, rope_scaling):
+    with pytest.raises(ModelError, match="cannot be used"):
+        exact(folder, rope_scaling=rope_scaling).weights()
+
+
+def test_a_window_beyond_the_positions_is_refused(folder):
+    with pytest.raises(ConfigError, match=r"40,000 tokens is more than the 32,768"):
+        exact(folder, window=40_000)
+
+
+def test_an_unknown_device_is_refused(folder):
+    with pytest.raises(ConfigError, match="device is 'tpu'; expected auto, cpu or cuda"):
+        ZephyrBackend(ZephyrSettings(model=str(folder), device="tpu"))
+
+
+def test_a_missing_model_names_the_places_and_the_command():
+    with pytest.raises(ModelError, match=r"nobody/no-such-model.*nobody/no-such-model"):
+        ZephyrBackend(ZephyrSettings(model="nobody/no-such-model", device="cpu"))
+
+
+def test_weights_that_could_hold_programs_are_refused(tmp_path, folder):
+    unsafe = shutil.copytree(folder, tmp_path / "unsafe")
+    (unsafe / "model.safetensors").rename(unsafe / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"has no \*\.safetensors"):
+        ZephyrBackend(ZephyrSettings(model=str(unsafe), device="cpu"))
+
+
+@pytest.mark.parametrize("damage", [b"", b"\xff" * 100, b"[]"])
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "generation_config.json"])
+def test_damaged_files_are_model_errors(tmp_path, folder, name, damage):
+    damaged = shutil.copytree(folder, tmp_path / "damaged")
+    (damaged / name).write_bytes(damage)
+    with pytest.raises(ModelError, match="damaged"):
+        ZephyrBackend(ZephyrSettings(model=str(damaged), device="cpu"))
+
+
+def test_damaged_weights_are_a_model_error(tmp_path, folder):
+    damaged = shutil.copytree(folder, tmp_path / "damaged")
+    (damaged / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:1000])
+    backend = exact(damaged)
+    with pytest.raises(ModelError, match="cannot be used"):
+        backend.generate(CONVERSATIONS[0], GREEDY)
+
+
+def test_code_that_comes_with_a_model_is_not_run(tmp_path, folder):
+    hostile = shutil.copytree(folder, tmp_path / "hostile")
+    config = json.loads((hostile / "config.json").read_text())
+    config |= {"model_type": "evil", "auto_map": {"AutoConfig": "evil.EvilConfig"}}
+    (hostile / "config.json").write_text(json.dumps(config))
+    (hostile / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass EvilConfig: ...\n")
+    with pytest.raises(ModelError, match="cannot be used"):
+        exact(hostile)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_model_without_chat_template_is_refused(tmp_path):
+    bare = save_small_model(tmp_path / "bare", template=None)
+    with pytest.raises(ModelError, match="chat template"):
+        exact(bare)
+
+
+def test_too_large_a_model_is_refused_before_it_is_read(tmp_path):
+    large = save_zephyr_tokenizer(tmp_path / "large")
+    shape = {**ZEPHYR_SHAPE, "num_hidden_layers": 32_000}
+    (large / "config.json").write_text(json.dumps({"model_type": "mistral", **shape}))
+    (large / "model.safetensors").write_bytes(b"")
+    backend = ZephyrBackend(ZephyrSettings(model=str(large), device="cpu"))
+    with pytest.raises(ModelError, match=r"needs 4,?\d+\.\d GB on cpu .* nothing smaller fits"):
+        backend.generate(CONVERSATIONS[0], GREEDY)
+
+
+def test_scores_that_are_no_numbers_are_a_model_error(tmp_path, folder):
+    from transformers import MistralForCausalLM
+
+    broken = shutil.copytree(folder, tmp_path / "broken")
+    model = MistralForCausalLM.from_pretrained(broken)
+    with torch.no_grad():
+        model.model.norm.weight[0] = float("nan")
+    model.save_pretrained(broken)
+    backend = exact(broken)
+    for call in (
+        lambda: backend.generate(CONVERSATIONS[0], GREEDY),
+        lambda: backend.generate_many(CONVERSATIONS, GREEDY),
+        lambda: backend.generate_continuously([[1, 2, 3]], GREEDY, report=lambda _: None),
+    ):
+        with pytest.raises(ModelError, match="not numbers"):
+            call()
+
+
+# ---- answers ---------------------------------------------------------------------------------------------------------
+
+
+def oracle(backend, messages, sampling):
+    """The greedy tokens of transformers' own generate."""
+    prompt = torch.tensor([backend._template.encode(messages)])
+    output = backend.weights().generate(
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        do_sample=False,
+        max_new_tokens=sampling.max_tokens,
+        repetition_penalty=sampling.repetition_penalty,
+        pad_token_id=2,
+    )
+    return backend._tokenizer.decode(output[0, prompt.shape[1] :], skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, PENALISED])
+@pytest.mark.parametrize("messages", CONVERSATIONS)
+def test_greedy_equals_transformers_generate(backend, messages, sampling):
+    generation = backend.generate(messages, sampling)
+    assert generation.text == oracle(backend, messages, sampling)
+    assert generation.prompt_tokens == backend.prompt_tokens(messages)
+    assert generation.answer_tokens == 24
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, PENALISED, DRAWN])
+def test_a_batch_gives_what_each_one_gives_alone(folder, sampling):
+    backend = exact(folder)
+    done = []
+    together = backend.generate_many(CONVERSATIONS, sampling, report=done.append)
+    alone = [exact(folder).generate(messages, sampling) for messages in CONVERSATIONS]
+    assert [each.text for each in together] == [each.text for each in alone]
+    assert [each.answer_tokens for each in together] == [each.answer_tokens for each in alone]
+    assert len({each.text for each in together}) == len(CONVERSATIONS)
+    assert done[-1] == len(CONVERSATIONS)
+    assert backend.notices == ()
+
+
+def test_what_all_prompts_begin_with_is_read_once(backend):
+    shared = shared_prefix([backend._template.encode(messages) for messages in CONVERSATIONS])
+    reused = [each.reused_tokens for each in backend.generate_many(CONVERSATIONS, GREEDY)]
+    assert shared > 20
+    assert sorted(reused) == [0, *[shared] * (len(CONVERSATIONS) - 1)]
+
+
+def test_continuous_batching_gives_the_same(backend):
+    done = []
+    prompts = [backend._template.encode(messages) for messages in CONVERSATIONS]
+    together = backend.generate_continuously(prompts, GREEDY, report=done.append)
+    assert [each.text for each in together] == [backend.generate(each, GREEDY).text for each in CONVERSATIONS]
+    assert done == [1, 2, 3, 4, 5]
+    assert backend.generate(CONVERSATIONS[0], PENALISED).text == oracle(backend, CONVERSATIONS[0], PENALISED)
+
+
+def test_an_empty_batch(backend):
+    assert backend.generate_many([], GREEDY) == []
+
+
+def test_the_pieces_of_a_stream_are_the_answer(backend):
+    stream = backend.stream(CONVERSATIONS[2], DRAWN)
+    pieces = []
+    while True:
+        try:
+            pieces.append(next(stream))
+        except StopIteration as end:
+            generation = end.value
+            break
+    assert len(pieces) > 5
+    assert all(pieces)
+    assert "".join(pieces) == generation.text
+    assert generation.text == backend.generate(CONVERSATIONS[2], DRAWN).text
+
+
+def test_seeds_repeat_and_leave_the_rest_of_the_program_alone(backend):
+    torch.manual_seed(5)
+    random.seed(5)
+    expected = torch.rand(1), random.random()
+    torch.manual_seed(5)
+    random.seed(5)
+    answers = {
+        seed: {backend.generate(CONVERSATIONS[1], Sampling(24, 0.9, 1.0, seed)).text for _ in range(2)}
+        for seed in range(4)
+    }
+    assert all(len(texts) == 1 for texts in answers.values())
+    assert len(set.union(*answers.values())) == 4
+    assert len({backend.generate(CONVERSATIONS[1], Sampling(24, 0.9, 1.0)).text for _ in range(4)}) == 4
+    assert (torch.rand(1), random.random()) == expected
+
+
+def test_drawing_follows_the_probabilities(backend):
+    """The first token of 300 answers, against the softmax of the scores: the likeliest as often as it should be."""
+    prompt = backend._template.encode(CONVERSATIONS[0])
+    logits = backend.weights()(torch.tensor([prompt]), logits_to_keep=1).logits[0, -1]
+    probability, token = (logits / 2.0).softmax(dim=-1).max(dim=-1)
+    expected = backend._tokenizer.decode([int(token)])
+    drawn = backend.generate_many([CONVERSATIONS[0]], Sampling(1, 2.0, 1.0, 0))  # one, for the shape of it
+    assert drawn[0].answer_tokens == 1
+    found = sum(backend.generate(CONVERSATIONS[0], Sampling(1, 2.0, 1.0, seed)).text == expected for seed in range(300))
+    spread = (300 * float(probability) * (1 - float(probability))) ** 0.5
+    assert abs(found - 300 * float(probability)) < 4 * spread + 1
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_prompt_over_the_window_is_refused_before_anything_is_computed(folder, many):
+    said = []
+    settings = ZephyrSettings(model=str(folder), device="cpu", quantization="none", window=128)
+    backend = ZephyrBackend(settings, report=said.append)
+    room = 128 - backend.prompt_tokens(CONVERSATIONS[0])
+    run = partial(backend.generate_many, [CONVERSATIONS[0]]) if many else partial(backend.generate, CONVERSATIONS[0])
+    with pytest.raises(PromptTooLongError, match=rf"{128 - room} \+ {room + 1} tokens, the window of .* is 128"):
+        run(Sampling(max_tokens=room + 1))
+    assert said == []
+    run(Sampling(max_tokens=room, temperature=0))
+    assert said
+
+
+# ---- what was read before --------------------------------------------------------------------------------------------
+
+
+def test_a_prompt_that_begins_like_the_last_is_read_from_where_it_differs(folder):
+    backend = exact(folder)
+    assert backend.generate(CONVERSATIONS[1], GREEDY).reused_tokens == 0
+    for messages in (CONVERSATIONS[3], CONVERSATIONS[4], CONVERSATIONS[4], CONVERSATIONS[2]):
+        again = backend.generate(messages, PENALISED)
+        assert 20 < again.reused_tokens < again.prompt_tokens
+        assert again.text == exact(folder).generate(messages, PENALISED).text
+    other = backend.generate((Message("user", "entirely different"),), GREEDY)
+    assert other.reused_tokens < 10
+    assert other.text == exact(folder).generate((Message("user", "entirely different"),), GREEDY).text
+
+
+def test_a_conversation_that_goes_on_is_not_read_again(folder):
+    backend = exact(folder)
+    first = backend.generate(CONVERSATIONS[1], GREEDY)
+    longer = (*CONVERSATIONS[1], Message("assistant", "It makes one."), Message("user", "Of what?"))
+    second = backend.generate(longer, GREEDY)
+    assert second.reused_tokens >= first.prompt_tokens - 2
+    assert second.text == exact(folder).generate(longer, GREEDY).text
+
+
+def test_a_stream_that_is_closed_stops_the_computation(folder):
+    backend = exact(folder)
+    steps = []
+    backend.weights().register_forward_hook(lambda *_: steps.append(1))
+    stream = backend.stream(CONVERSATIONS[1], Sampling(max_tokens=500, temperature=0))
+    next(stream)
+    stream.close()
+    assert len(steps) < 10
+    again = backend.generate(CONVERSATIONS[1], GREEDY)
+    assert again.reused_tokens == again.prompt_tokens - 1
+    assert again.text == exact(folder).generate(CONVERSATIONS[1], GREEDY).text
+
+
+def test_streams_side_by_side_do_not_touch_each_other(folder):
+    backend = exact(folder)
+    expected = [exact(folder).generate(messages, DRAWN).text for messages in CONVERSATIONS[:2]]
+    first, second = (backend.stream(messages, DRAWN) for messages in CONVERSATIONS[:2])
+    next(first)
+    next(second)
+    assert backend.generate(CONVERSATIONS[0], DRAWN).text == expected[0]
+    assert [drain(first).text, drain(second).text] == expected
+
+
+def test_threads_do_not_touch_each_other(folder):
+    backend = exact(folder)
+    expected = [exact(folder).generate(messages, GREEDY).text for messages in CONVERSATIONS]
+    found: dict[int, list[str]] = {}
+
+    def ask(number):
+        found[number] = [backend.generate(messages, GREEDY).text for messages in CONVERSATIONS]
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert list(found.values()) == [expected] * 3
+
+
+def test_sliding_attention_is_off_within_its_reach_and_on_beyond(tmp_path, folder):
+    assert exact(folder).weights().config.sliding_window is None
+    short = save_small_model(tmp_path / "short", initializer_range=0.2, sliding_window=32)
+    backend = exact(short)
+    assert backend.weights().config.sliding_window == 32
+    for messages in CONVERSATIONS:
+        generation = backend.generate(messages, GREEDY)
+        assert generation.reused_tokens == 0
+        assert generation.text == oracle(backend, messages, GREEDY)
+    alone = [backend.generate(messages, GREEDY).text for messages in CONVERSATIONS]
+    assert [each.text for each in backend.generate_many(CONVERSATIONS, GREEDY)] == alone
+    with pytest.raises(ModelError, match="sliding attention, which a quantised key-value cache cannot serve"):
+        exact(short, kv_cache="8bit")
+
+
+@pytest.mark.parametrize("kv_cache", ["8bit", "4bit"])
+def test_a_quantised_cache_answers_and_nearly_the_same(folder, backend, kv_cache):
+    pytest.importorskip("hqq", reason="the quantised key-value cache needs hqq")
+    quantised = exact(folder, kv_cache=kv_cache)
+    alone = [quantised.generate(messages, GREEDY) for messages in CONVERSATIONS]
+    assert all(each.answer_tokens == 24 and each.reused_tokens == 0 for each in alone)
+    full = [backend.generate(messages, GREEDY).text for messages in CONVERSATIONS]
+    first = [text[:3] for text in full]
+    assert [each.text[:3] for each in alone] == first  # the prompt itself is read in full precision
+    together = quantised.generate_many(CONVERSATIONS, GREEDY)
+    assert [each.text[:3] for each in together] == first
+
+
+# ---- where an answer ends --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["I see it well.", "龘 and 你好世界 in it", "naïve 😀 ok", "Prices: $5 < 10, `a[i]`\nnew line"],
+)
+def test_a_text_is_streamed_as_it_is(save_chain, text):
+    backend = exact(save_chain(text))
+    stream = backend.stream((Message("user", "?"),), Sampling(60, 0, 1.0))
+    pieces = []
+    with pytest.raises(StopIteration) as end:
+        while True:
+            pieces.append(next(stream))
+    assert "".join(pieces) == end.value.value.text == text
+    assert end.value.value.complete
+    assert not any("\ufffd" in piece for piece in pieces)
+    assert end.value.value.answer_tokens == len(backend._tokenizer.encode(text, add_special_tokens=False))
+
+
+def test_an_answer_ends_where_another_turn_begins(save_chain):
+    template = ZEPHYR_TEMPLATE.replace("<|user|>", "@@ASKED:").replace("<|assistant|>", "##TOLD:")
+    backend = exact(save_chain("It is blue. @@ASKED: more", template=template, end=False))
+    pieces = []
+    stream = backend.stream((Message("user", "?"),), Sampling(60, 0, 1.0))
+    with pytest.raises(StopIteration) as end:
+        while True:
+            pieces.append(next(stream))
+    assert end.value.value.text == "".join(pieces) == "It is blue. "
+    assert end.value.value.complete
+    together = backend.generate_many([(Message("user", "?"),)] * 3, Sampling(60, 0, 1.0))
+    assert [each.text for each in together] == ["It is blue. "] * 3
+
+
+def test_a_cut_answer_says_so(save_chain):
+    backend = exact(save_chain("One two three four five"))
+    generation = backend.generate((Message("user", "?"),), Sampling(3, 0, 1.0))
+    assert (generation.text, generation.complete, generation.answer_tokens) == ("One two three", False, 3)
+    assert backend.generate((Message("user", "?"),), Sampling(6, 0, 1.0)).complete
+
+
+def test_stop_tokens_are_those_of_every_file(tmp_path, folder):
+    changed = shutil.copytree(folder, tmp_path / "changed")
+    (changed / "generation_config.json").write_text(json.dumps({"eos_token_id": [2, 77]}))
+    assert exact(changed)._stops >= {2, 77}
+
+
+PIECES = st.lists(st.sampled_from(["a", " b", "<", "|", "us", "er", "|>", "<|user|>", "<|us", "é", "你", "�", "\n"]))
+
+
+def draft(tokens, markers, max_tokens=1000):
+    """A draft over words as tokens; token 0 stops, token 1 is the anchor."""
+    words = ["", "x", *tokens]
+    made = Draft(
+        lambda ids: "".join(words[token] for token in ids), anchor=1, stops={0}, markers=markers, max_tokens=max_tokens
+    )
+    given = [made.add(token) for token in range(2, len(words)) if not made.done]
+    if not made.done:
+        given.append(made.add(0))
+    return made, given
+
+
+@given(PIECES)
+def test_a_draft_is_its_pieces_up_to_the_first_marker(tokens):
+    made, given_out = draft(tokens, ["<|user|>", "<|system|>"])
+    assert "".join(given_out) == made.text == "".join(tokens).split("<|user|>")[0]
+    assert made.complete
+
+
+@given(PIECES, st.integers(1, 5))
+def test_a_draft_has_no_more_tokens_than_allowed(tokens, allowed):
+    made, given_out = draft(tokens, ["<|user|>"], allowed)
+    assert made.tokens <= allowed
+    assert "".join(given_out) == made.text == "".join(tokens[:allowed]).split("<|user|>")[0]
+    assert made.complete == (len(tokens) < allowed or "<|user|>" in "".join(tokens[:allowed]))
+
+
+@given(st.lists(st.binary(min_size=1, max_size=3)))
+def test_a_draft_gives_no_half_characters(chunks):
+    """Byte-pair tokens may end within a character; whatever they are, nothing is lost."""
+    words = [b"", b"x", *chunks]
+    made = Draft(
+        lambda ids: b"".join(words[token] for token in ids).decode("utf-8", "replace"),
+        anchor=1, stops={0}, markers=["<|user|>"], max_tokens=1000,
+    )  # fmt: skip
+    given_out = [made.add(token) for token in range(2, len(words))] + [made.add(0)]
+    assert "".join(given_out) == made.text
+    whole = b"".join(chunks)
+    if whole.decode("utf-8", "ignore").encode() == whole and b"\xef\xbf\xbd" not in whole and b"<|user|>" not in whole:
+        assert made.text == whole.decode()
+
+
+def test_a_draft_keeps_spaces_behind_the_first_word(backend):
+    """Zephyr's decoder drops the space before a text; between the tokens of one it must stay."""
+    text = "Yes 龘龘 it is, 你好 — and\n  so on"
+    made = backend._draft(Sampling(1000))
+    pieces = [made.add(token) for token in backend._tokenizer.encode(text, add_special_tokens=False)] + [made.add(2)]
+    assert "".join(pieces) == text
+
+
+# ---- too little memory -----------------------------------------------------------------------------------------------
+
+
+def write_at_most(limit, written):
+    """A double of a batch on a GPU with room for so many prompts."""
+
+    def write(batch):
+        if len(batch) > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        written.extend(batch)
+
+    return write
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=20), st.integers(1, 8), st.integers(1, 8))
+def test_batches_are_halved_until_they_fit(lengths, size, limit):
+    prompts, written, said = [[1] * length for length in lengths], [], []
+    in_batches(prompts, write_at_most(limit, written), size=size, note=said.append)
+    assert sorted(written) == list(range(len(prompts)))
+    assert [lengths[position] for position in written] == sorted(lengths, reverse=True)
+    assert bool(said) == (min(size, len(prompts)) > limit)
+    assert all("out of memory with" in line and "went on with" in line for line in said)
+
+
+def test_one_prompt_that_does_not_fit_is_an_error():
+    with pytest.raises(ModelError, match="out of memory with a single prompt of 3 tokens"):
+        in_batches([[1, 2, 3], [1]], write_at_most(0, []), size=2, note=lambda _: None)
+
+
+def test_other_errors_are_not_taken_for_it():
+    def write(_):
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        in_batches([[1]], write, size=1, note=lambda _: None)
+
+
+def test_the_cpu_says_it_in_words():
+    with pytest.raises(RuntimeError) as raised:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert is_out_of_memory(raised.value)
