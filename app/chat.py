@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from reader.reader import Turn
+from reader.records import Turn
 from retrieval.errors import ConfigError, RagError
 
 if TYPE_CHECKING:

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from prompts import Prompt
     from reader.backends.base import Backend
     from reader.backends.zephyr import ZephyrSettings
-    from reader.reader import Reader, Turn
-    from reader.records import Answer
+    from reader.reader import Reader
+    from reader.records import Answer, Turn
     from retrieval.analyze import Analyzer
     from retrieval.dense import DenseIndex
     from retrieval.encoder import Encoder

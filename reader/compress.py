@@ -12,30 +12,31 @@ import re
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from reader.sentences import Spans, announced, scores, stretches
+from reader.sentences import BLANK_LINE, Spans, announced, scores, stretches
 from retrieval.interaction import Interaction, Passage, Question
 from retrieval.records import Hit
 
 Kept = tuple[tuple[int, int], ...]
 Bools = NDArray[np.bool_]
 
+# Chosen on every other question of squad1_dev, clapnq_dev, xquad_zh and cmrc2018_dev, on a plateau: steps of .01 to .02
+# in NEARLY trade a point of the room for less than half a point of the answers (docs/benchmarks.md, compressing).
 NEARLY = 0.86
 """Of the best sentence's score is what another must reach to be kept."""
 LEAST_SHARE = 0.2
-"""Of all characters is kept in any case, best sentences first."""
-# Chosen on every other question of squad1_dev, clapnq_dev, xquad_zh and cmrc2018_dev (docs/benchmarks.md, compressing):
-# halving or doubling either of these two costs a point of the answers kept or as much of the room.
-_PASSAGE_SHARE = (
-    2.0  # of its passage's score is what a sentence is given; long answers are a passage's, not a sentence's
-)
+"""Of all characters is kept in any case, best sentences first. Long answers and Chinese need it."""
+_PASSAGE_SHARE = 2.0  # of its passage's score a sentence is given: a long answer is found by passage more than sentence
 _RANK_COST = 0.03  # of the best score is what a sentence loses with each rank: the ranking knows more than MaxSim
-_MISSED = 0.015  # of the question's weight; a sentence left out that matches so much better is kept after all
+_RANKS = 10  # that count so
+_MISSED = 0.015  # of the question; with it hotpot100 keeps 94% of its answers, without it 68%, for 2% more tokens
+_SHORT_BYTES = 2000  # of all passages, about 500 tokens: too little to gain; rgb_en_fact would lose 14% of its answers
+_SCRAP_CHARS = 25  # so short a "sentence" beside a kept one is kept: "On 23 June, Rep." belongs to what follows
 _MAX_HEADING_CHARS = 120
-_SCRAP_CHARS = 25  # so short a "sentence" beside a kept one is kept: "On 5 May, Rep." is cut off what it belongs to
 
 _HEADING = re.compile(r"#{1,6}[ \t]")
 
@@ -49,17 +50,20 @@ class Compressor:
     def keep(self, question: Question, hits: Sequence[Hit], passages: Sequence[Passage]) -> list[Kept]:
         """Spans of each hit's text to show, ascending, apart by more than white space; none of a hit beside the point.
 
-        `passages` are those of the hits, best hit first. Everything is kept where no sentence matches at all.
+        `passages` are those of the hits, best hit first. Everything is kept where no sentence matches at all, and where
+        there is little to leave out.
         """
         spans = [stretches(hit.text) for hit in hits]
         values = self._values(question, hits, passages, spans)
         best = max((value.max() for value in values if len(value)), default=0.0)
-        if best <= 0:
+        size = sum(len(hit.text.encode("utf-8", "replace")) for hit in hits)
+        if best <= 0 or size <= _SHORT_BYTES:
             return [_merged(each, np.ones(len(each), bool)) for each in spans]
-        relative = [value / best - _RANK_COST * rank for rank, value in enumerate(values)]
+        relative = [value / best - _RANK_COST * min(rank, _RANKS) for rank, value in enumerate(values)]
         chosen = self._best(relative, spans)
         self._add_missed(question, passages, spans, chosen)
         for hit, each, kept in zip(hits, spans, chosen, strict=True):
+            _add_scraps(hit.text, each, kept)
             _add_context(hit.text, each, kept)
         return [_merged(each, kept) for each, kept in zip(spans, chosen, strict=True)]
 
@@ -106,12 +110,8 @@ class Compressor:
 
 
 def _add_context(text: str, spans: Spans, kept: Bools) -> None:
-    """Keep the heading, table header and lead-in that a kept sentence stands under, and all that a kept one announces."""
+    """Keep the heading, table header and lead-in that kept sentences stand under, and all that they announce."""
     ends = [end for _, end in spans]
-    near = kept.copy()
-    near[1:] |= kept[:-1]
-    near[:-1] |= kept[1:]
-    kept |= near & np.array([end - start <= _SCRAP_CHARS for start, end in spans], dtype=bool)
     heading: list[int] = []
     table: list[int] = []
     for at, (start, end) in enumerate(spans):
@@ -125,6 +125,15 @@ def _add_context(text: str, spans: Spans, kept: Bools) -> None:
         table = [*table, at] if text.startswith("|", start) else []
         if kept[at]:
             kept[heading + table[:2]] = True  # of a table the names of its columns and the rule below them
+
+
+def _add_scraps(text: str, spans: Spans, kept: Bools) -> None:
+    """Keep the shortest stretches that stand beside a kept sentence in its paragraph."""
+    was = kept.copy()
+    for at, ((_, one_end), (start, _)) in enumerate(pairwise(spans)):
+        if was[at] != was[at + 1] and not BLANK_LINE.search(text[one_end:start]):
+            other = at if was[at + 1] else at + 1
+            kept[other] |= spans[other][1] - spans[other][0] <= _SCRAP_CHARS
 
 
 def _merged(spans: Spans, kept: Bools) -> Kept:

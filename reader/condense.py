@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from prompts import Prompt
 from reader.backends.base import Backend, Message, Sampling
-from reader.reader import Turn, question_language
+from reader.reader import question_language
+from reader.records import Turn
 from retrieval.analyze import Analyzer, is_stop_word
 
 TURNS = 4

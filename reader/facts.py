@@ -14,6 +14,7 @@ from functools import lru_cache
 
 from retrieval.analyze import is_stop_word, simplified_characters
 
+_ENUMERATOR = re.compile(r"\s*\d{1,3}[.)、]\s")
 _ROUNDING = 0.05  # of its value is what rounding may take away or add: 3.2 million is not 3 million
 _MOST_CHARS = 40  # of a number that is read; a longer run of digits is a code, and compared as text
 
@@ -89,8 +90,20 @@ _ORDINALS = dict(
 _MONTHS = {
     name: number
     for number, names in enumerate(
-        "january jan|february feb|march mar|april apr|may|june jun|july jul|august aug|september sept sep|october oct|"
-        "november nov|december dec".split("|"),
+        [
+            "january jan",
+            "february feb",
+            "march mar",
+            "april apr",
+            "may",
+            "june jun",
+            "july jul",
+            "august aug",
+            "september sept sep",
+            "october oct",
+            "november nov",
+            "december dec",
+        ],
         start=1,
     )
     for name in names.split()
@@ -136,7 +149,7 @@ _UNITS = {
 }
 _SIGNS = {"$": "dollar", "€": "euro", "£": "pound", "¥": "money", "￥": "money"}
 
-_SCALE_WORDS = r"hundred|thousand|million|billion|trillion"
+_SCALE_SPELLED_OUT = r"hundred|thousand|million|billion|trillion"
 _HAN_DIGIT = "零〇一二两三四五六七八九"
 _HAN_SCALE = "十百千万亿"
 _LATIN_UNIT = "|".join(sorted((re.escape(unit) for unit in _UNITS if unit[0].isascii()), key=len, reverse=True))
@@ -151,14 +164,14 @@ _DIGITS = re.compile(
     (?P<number>\d{{1,3}}(?:,\d{{3}})+(?:\.\d+)?|\d+(?:\.\d+)*)
     (?P<ordinal>(?:st|nd|rd|th)\b)?
     (?P<decade>'?s\b)?
-    (?:(?P<han>[十百千万亿]{{1,3}})|[\s-]?(?P<scale>(?:{_SCALE_WORDS})s?\b)|(?P<short>(?:bn|mn|tn|[kKmMbB])\b))?
+    (?:(?P<han>[十百千万亿]{{1,3}})|[\s-]?(?P<scale>(?:{_SCALE_SPELLED_OUT})s?\b)|(?P<short>(?:bn|mn|tn|[kKmMbB])\b))?
     (?:(?:\s?-?)(?P<unit>%|％|per\scent\b|(?:{_LATIN_UNIT})\b)|\s?(?P<hanunit>{_HAN_UNIT}|年|月))?
     """,
     re.VERBOSE | re.IGNORECASE,
 )
-_WORDS = re.compile(
-    rf"""(?<!\d[\s-])\b(?P<words>(?:(?:a|(?:{"|".join(_WORD_VALUES)}|{_SCALE_WORDS})s?)\b[\s-]{{1,2}}(?:and\s)?){{0,12}}
-    (?:{"|".join(_WORD_VALUES)}|{_SCALE_WORDS})s?)\b
+_SPELLED_OUT = re.compile(
+    rf"""(?<!\d[\s-])\b(?P<words>(?:(?:a|(?:{"|".join(_WORD_VALUES)}|{_SCALE_SPELLED_OUT})s?)\b[\s-]{{1,2}}(?:and\s)?){{0,12}}
+    (?:{"|".join(_WORD_VALUES)}|{_SCALE_SPELLED_OUT})s?)\b
     (?:[\s-](?P<unit>per\scent\b|(?:{_LATIN_UNIT})\b))?""",
     re.VERBOSE | re.IGNORECASE,
 )
@@ -174,8 +187,9 @@ _NEAR_A_DAY = re.compile(r"(?:\d(?:st|nd|rd|th)?,?(?:\s+of)?\s*$)|(?:^\s*,?\s*\d
 def numbers(text: str) -> tuple[Number, ...]:
     """The numbers of a text in order of their places."""
     plain = _plain(text)
-    found = [*_digits(plain), *_words(plain), *_months(plain), *_han(plain)]
-    return tuple(sorted(found, key=lambda one: (one.start, one.end)))
+    found = [*_digits(plain), *_spelled_out(plain), *_months(plain), *_han(plain)]
+    listed = _ENUMERATOR.match(plain)  # "4. The king": its place in a list
+    return tuple(sorted((one for one in found if not listed or one.start >= listed.end()), key=lambda one: one.start))
 
 
 def _plain(text: str) -> str:
@@ -218,8 +232,8 @@ def _of_digits(match: re.Match[str], start: int, end: int) -> Number:
     return Number(float(digits) * scale, kind, scale * 10.0**-places, start, end)
 
 
-def _words(text: str) -> Iterator[Number]:
-    for match in _WORDS.finditer(text):
+def _spelled_out(text: str) -> Iterator[Number]:
+    for match in _SPELLED_OUT.finditer(text):
         words = [word for word in re.split(r"[\s-]+", match["words"].lower()) if word not in ("and", "a")]
         value, step = _value_of(words)
         start, end = match.span()
@@ -308,7 +322,7 @@ def _with_scales(whole: str) -> tuple[float, float]:
     return total + section + digit, step
 
 
-# ---- names, denials, directions --------------------------------------------------------------------------------------
+# ---- words, names, denials, directions -------------------------------------------------------------------------------
 
 _LATIN = "A-Za-z\u00c0-\u024f"
 _NAME = re.compile(rf"(?<![{_LATIN}\d.])[A-Z\u00c0-\u00de](?:[{_LATIN}\d-]*[{_LATIN}\d])")
@@ -324,6 +338,8 @@ def names(text: str) -> tuple[str, ...]:
     )
 
 
+DENIED = "¬"
+_WORD = re.compile(f"{DENIED}|[\u3400-\u9fff]|[^\\W_\u3400-\u9fff]+(?:[.,]\\d+)*")
 _DENIAL = re.compile(
     r"\b(?:not|no|never|none|nobody|nothing|neither|nor|without|cannot|lacks?|lacking|fails?|failed|unable|unlike)\b"
     r"|n[’']t\b|不(?!仅|但|过|同|少|断|久|只|管|论|得不)|没有?|未(?!来)|无(?!论|数|疑|线)|非(?=是|常规)|毫无|并非",
@@ -331,15 +347,20 @@ _DENIAL = re.compile(
 )
 
 
-def denials(text: str) -> int:
-    """How many words of a text deny something."""
-    return sum(1 for _ in _DENIAL.finditer(_plain(text)))
+def words(text: str) -> list[str]:
+    """Every word, stop words too, and every Chinese character; all denials as one word, DENIED.
+
+    Case, width and traditional forms are folded.
+    """
+    plain = _DENIAL.sub(f" {DENIED} ", _plain(unicodedata.normalize("NFKC", text)))
+    return _WORD.findall(plain.casefold())
 
 
 _OPPOSITES = (
-    "increase increases increased increasing rise rises rose rising grow grows grew growing|"
-    "decrease decreases decreased decreasing fall falls fell falling decline declines declined declining drop dropped "
-    "reduce reduces reduced reducing shrink shrank",
+    (
+        "increase increases increased increasing rise rises rose rising grow grows grew growing"
+        "|decrease decreases decreased decreasing fall falls fell falling decline declines declined declining dropped"
+    ),
     "more greater higher larger bigger above|less fewer lower smaller below",
     "before earlier|after later",
     "first|last",
@@ -386,7 +407,7 @@ def _opposite_words() -> re.Pattern[str]:
 
 
 def reversed_words(claim: str, evidence: str) -> int:
-    """How many of the claim's words of direction (increase, before, 高于) stand in the evidence only as the opposite."""
+    """How many of a claim's words of direction (increase, before, 高于) stand in the evidence only as the opposite."""
     wanted, found = _directions(claim), _directions(evidence)
     return sum((pair, side) not in found and (pair, 1 - side) in found for pair, side in wanted)
 

@@ -14,8 +14,8 @@ from reader.backends.base import Backend, Generation, Message, Sampling
 from reader.budget import Block, Packed, pack
 from reader.citations import MarkerResolver, Resolved, cite, resolve, with_added
 from reader.compress import Compressor
-from reader.reader import REFUSAL, LookUp, Turn, is_refusal, question_language
-from reader.records import Answer, Citation, PromptInfo, ReaderInfo, Sentence, WordMatch, Written
+from reader.reader import REFUSAL, LookUp, is_refusal, question_language
+from reader.records import Answer, Citation, PromptInfo, ReaderInfo, Sentence, Turn, WordMatch, Written
 from reader.verify import Check, Verifier
 from retrieval.errors import PromptTooLongError
 from retrieval.interaction import Interaction

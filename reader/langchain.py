@@ -1,4 +1,4 @@
-"""LangChain's seams over language models: any of their chat models as a backend of ours, and our backends as one of theirs.
+"""LangChain's seams over models: any of their chat models as a backend of ours, any backend as a chat model of theirs.
 
 Translates messages, settings and counts; holds no logic of prompts or answers. Text alone goes through: an image or a
 call of a tool is an error, never left out in silence.
@@ -7,18 +7,19 @@ call of a tool is an error, never left out in silence.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.callbacks import CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LangSmithParams
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, HumanMessage, SystemMessage
-from langchain_core.messages.ai import UsageMetadata
+from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
-from pydantic import ConfigDict, Field, PrivateAttr
+from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 
-from reader.backends.base import Backend, Generation, Message, Role, Sampling, Stream
+from reader.backends.base import Backend, Generation, Message, Role, Sampling, Stream, drain
 from reader.backends.openai_compatible import estimate_tokens
 from reader.neutral import neutralise
 from retrieval.errors import ModelError, PromptTooLongError, RagError
@@ -30,7 +31,8 @@ IN_FLIGHT = 8
 _TURN_TOKENS, _PROMPT_TOKENS = 12, 48  # what a chat template may add; see openai_compatible
 _CUT = frozenset({"length", "max_tokens", "max_output_tokens", "MAX_TOKENS"})
 _THEIRS: Mapping[Role, type[BaseMessage]] = {"system": SystemMessage, "user": HumanMessage, "assistant": AIMessage}
-_OURS: Mapping[str, Role] = {"system": "system", "human": "user", "ai": "assistant"}
+_SAMPLING = tuple(each.name for each in fields(Sampling))
+_WITHOUT_EFFECT = frozenset({"timeout", "max_retries", "api_key", "streaming"})
 
 
 # ---- theirs as ours --------------------------------------------------------------------------------------------------
@@ -84,7 +86,7 @@ class LangChainBackend:
         whole: AIMessageChunk | None = None
         with self._explained():
             for chunk in self._model.stream(asked, **self._given(sampling)):
-                whole = cast("AIMessageChunk", chunk if whole is None else whole + chunk)
+                whole = chunk if whole is None else whole + chunk
                 if piece := str(chunk.text):
                     yield piece
             if whole is None:
@@ -111,8 +113,8 @@ class LangChainBackend:
     def _asked(self, messages: Sequence[Message], sampling: Sampling) -> list[BaseMessage]:
         if (tokens := self.prompt_tokens(messages)) + sampling.max_tokens > self.window:
             raise PromptTooLongError(
-                f"prompt and answer take up to {tokens} + {sampling.max_tokens} tokens, the window given for {self.model} "
-                f"is {self.window}; use fewer or shorter passages, a shorter answer, or a larger window"
+                f"prompt and answer take up to {tokens} + {sampling.max_tokens} tokens, the window given for "
+                f"{self.model} is {self.window}; use fewer or shorter passages, a shorter answer, or a larger window"
             )
         return [_THEIRS[message.role](neutralise(message.content)) for message in messages]
 
@@ -123,11 +125,11 @@ class LangChainBackend:
         text = str(answer.text)
         usage = answer.usage_metadata if isinstance(answer, AIMessage) else None
         told = answer.response_metadata
-        reasons = {told.get(name) for name in ("finish_reason", "stop_reason", "done_reason")}
+        reasons = {str(told[name]) for name in ("finish_reason", "stop_reason", "done_reason") if told.get(name)}
         if usage is None:
             return Generation(text, self.prompt_tokens(messages), self.count_tokens(text), not reasons & _CUT)
         reused = usage.get("input_token_details", {}).get("cache_read", 0)
-        complete = not reasons & _CUT and (any(reasons) or usage["output_tokens"] < sampling.max_tokens)
+        complete = not reasons & _CUT and (bool(reasons) or usage["output_tokens"] < sampling.max_tokens)
         return Generation(text, usage["input_tokens"], usage["output_tokens"], complete, reused)
 
     @contextmanager
@@ -147,15 +149,16 @@ class LangChainBackend:
 class RagChatModel(BaseChatModel):
     """A backend of ours, as a LangChain chat model. The backend is made at the first question, so weights load late.
 
-    make_backend: such as `lambda: ZephyrBackend.load(ZephyrSettings())`, or `lambda: backend`. max_tokens, temperature,
-    repetition_penalty and seed are those of Sampling, and may be given to a call as well; stop ends an answer before
-    the first of these strings. Nothing else is accepted: an option that has no effect is an error.
+    make_backend: such as `lambda: ZephyrBackend(ZephyrSettings())`, or `lambda: backend`. max_tokens, temperature,
+    repetition_penalty and seed are those of Sampling, and may be given to a call as well; an answer ends before the
+    first of the strings in `stop`. timeout, max_retries, api_key and streaming are accepted, as all of LangChain's
+    models must, and change nothing: the backend has its own. Anything else is an error.
     """
 
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
 
     make_backend: Callable[[], Backend] = Field(exclude=True, repr=False)
-    model_name: str = Field(default="rag-backend", alias="model")
+    model_name: str = Field(default="rag", alias="model")
     max_tokens: int = Field(default=500, ge=1)
     temperature: float = Field(default=0.2, ge=0.0)
     repetition_penalty: float = Field(default=1.1, gt=0.0)
@@ -164,3 +167,140 @@ class RagChatModel(BaseChatModel):
 
     _made: Backend | None = PrivateAttr(default=None)
     _making: Any = PrivateAttr(default_factory=threading.Lock)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_effect(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in given.items() if name not in _WITHOUT_EFFECT}
+
+    @property
+    def backend(self) -> Backend:
+        """The backend, made now if it was not."""
+        with self._making:
+            if self._made is None:
+                self._made = self.make_backend()
+            return self._made
+
+    @property
+    def _llm_type(self) -> str:
+        return "cited-rag"
+
+    @property
+    def _identifying_params(self) -> dict[str, Any]:
+        return {"model_name": self.model_name, **{name: getattr(self, name) for name in _SAMPLING}}
+
+    def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
+        params = LangSmithParams(
+            ls_provider="cited-rag",
+            ls_model_type="chat",
+            ls_model_name=kwargs.get("model", self.model_name),
+            ls_temperature=kwargs.get("temperature", self.temperature),
+            ls_max_tokens=kwargs.get("max_tokens", self.max_tokens),
+        )
+        if stopping := stop or self.stop:
+            params["ls_stop"] = stopping
+        return params
+
+    def get_num_tokens(self, text: str) -> int:
+        """In the model's own tokens; LangChain's default would download another model's tokenizer."""
+        return self.backend.count_tokens(text)
+
+    def get_token_ids(self, text: str) -> list[int]:
+        """Not known here. Raises NotImplementedError."""
+        raise NotImplementedError(f"{self.model_name} counts tokens but does not name them; use get_num_tokens")
+
+    def _generate(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> ChatResult:
+        del run_manager  # told of pieces, of which there are none
+        generation = drain(self._written(messages, stop, kwargs))
+        message = AIMessage(generation.text, **self._told(generation))
+        return ChatResult(generations=[ChatGeneration(message=message)])
+
+    def _stream(
+        self,
+        messages: list[BaseMessage],
+        stop: list[str] | None = None,
+        run_manager: CallbackManagerForLLMRun | None = None,
+        **kwargs: Any,
+    ) -> Iterator[ChatGenerationChunk]:
+        pieces = self._written(messages, stop, kwargs)
+        with closing(pieces):
+            while True:
+                try:
+                    message = AIMessageChunk(content=next(pieces))
+                except StopIteration as end:
+                    message = AIMessageChunk(content="", chunk_position="last", **self._told(end.value))
+                chunk = ChatGenerationChunk(message=message)
+                if run_manager:
+                    run_manager.on_llm_new_token(message.text, chunk=chunk)
+                yield chunk
+                if message.chunk_position:
+                    return
+
+    def _written(self, messages: list[BaseMessage], stop: list[str] | None, given: dict[str, Any]) -> Stream:
+        if unknown := sorted(given.keys() - set(_SAMPLING)):
+            raise TypeError(f"unknown options: {', '.join(unknown)}; expected some of {', '.join(_SAMPLING)}, stop")
+        sampling = Sampling(**{name: given.get(name, getattr(self, name)) for name in _SAMPLING})
+        asked = [_ours(message) for message in messages]
+        stops = [each for each in stop or self.stop or () if each]
+        with closing(self.backend.stream(asked, sampling)) as stream:
+            if not stops:
+                return (yield from stream)
+            text, whole = yield from _until(stream, stops)
+        return whole or Generation(text, self.backend.prompt_tokens(asked), self.backend.count_tokens(text))
+
+    def _told(self, generation: Generation) -> dict[str, Any]:
+        """What a message says besides its text."""
+        usage = UsageMetadata(
+            input_tokens=generation.prompt_tokens,
+            output_tokens=generation.answer_tokens,
+            total_tokens=generation.prompt_tokens + generation.answer_tokens,
+            input_token_details=InputTokenDetails(cache_read=generation.reused_tokens),
+        )
+        finish = "stop" if generation.complete else "length"
+        return {
+            "usage_metadata": usage,
+            "response_metadata": {"model_name": self.backend.model, "finish_reason": finish},
+        }
+
+
+def _until(stream: Stream, stops: Sequence[str]) -> Generator[str, None, tuple[str, Generation | None]]:
+    """Pieces up to the first stop to be complete, and the text of them all; None where a stop ended it.
+
+    What may be the beginning of a stop is held back, so no part of one is ever shown.
+    """
+    shown, held = "", ""
+    while True:
+        try:
+            held += next(stream)
+        except StopIteration as end:
+            if held:
+                yield held
+            return shown + held, end.value
+        ends = [(at + len(stop), at) for stop in stops if (at := held.find(stop)) >= 0]
+        begun = [size for stop in stops for size in range(1, len(stop)) if held.endswith(stop[:size])]
+        ready = min(ends)[1] if ends else len(held) - max(begun, default=0)
+        if ready:
+            yield held[:ready]
+        shown, held = shown + held[:ready], held[ready:]
+        if ends:
+            return shown, None
+
+
+def _ours(message: BaseMessage) -> Message:
+    """A message as text. Raises ModelError on anything that text cannot hold."""
+    role = next((role for role, kind in _THEIRS.items() if isinstance(message, kind)), None)
+    if role is None or (isinstance(message, AIMessage) and (message.tool_calls or message.invalid_tool_calls)):
+        what = "with tool calls" if role else f"of type '{message.type}'"
+        raise ModelError(f"a message {what} cannot be put into a prompt here; expected system, human and ai messages")
+    blocks = [message.content] if isinstance(message.content, str) else message.content
+    texts = [block if isinstance(block, str) else block.get("text") for block in blocks]
+    kinds = {"text" if isinstance(block, str) else str(block.get("type")) for block in blocks}
+    if kinds - {"text"} or not all(isinstance(text, str) for text in texts):
+        raise ModelError(f"a message holds {', '.join(sorted(kinds - {'text'})) or 'no text'}; expected text alone")
+    return Message(role, "".join(cast("list[str]", texts)))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
-from reader.records import Answer
+from reader.records import Answer, Turn
 from retrieval.errors import RagError
 from retrieval.records import Document
 from retrieval.retriever import Retrieved
@@ -20,14 +19,6 @@ REFUSAL = {
     "zh": "文档中似乎没有这个问题的答案。",
 }
 """The one sentence of an abstention; prompts, parsers and tests share it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """An earlier question of a conversation, as it can be understood alone, and the answer it was given."""
-
-    question: str
-    answer: str
 
 
 class Reader(Protocol):

@@ -127,3 +127,11 @@ class Answer:
     abstention: AbstentionReason | None = None
     sentences: tuple[Sentence, ...] = ()
     written: Written | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """An earlier question of a conversation, as it can be understood alone, and the answer it was given."""
+
+    question: str
+    answer: str

@@ -11,10 +11,9 @@ from __future__ import annotations
 
 import re
 import tomllib
-import unicodedata
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib.resources import files
 from itertools import pairwise
@@ -23,9 +22,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from reader.facts import Number, denials, holds, names, numbers, reversed_words, same_kind
+from reader.facts import DENIED, Number, holds, names, numbers, reversed_words, same_kind, words
 from reader.records import Label
-from retrieval.analyze import is_stop_word, simplified_characters
 from retrieval.errors import ConfigError, EmptyTextError, ModelError, TextTooLongError
 from retrieval.interaction import Interaction, Passage, Question
 from retrieval.sentences import sentences
@@ -37,12 +35,15 @@ SUPPORTED = 0.5
 """A claim with this much support is supported; classes count alike in the fit, so this is where they part."""
 
 _COPIED = 0.97  # support of a sentence that stands in a passage word for word
-_CONTRADICTED = 0.2  # at most, where the evidence has another number in its place
+_CONTRADICTED = 0.2  # at most, where the evidence has another number in its place, or says the opposite
+_NEARLY_QUOTED = 0.6  # of a claim's words, in order: from here on a denial too many or too few is a misquotation
+_NEAR = 4  # words from one to the next that both have
 _NEARLY_COPIED = 0.85  # of a claim's words, in order, with every term that carries meaning
 _TERM_MATCH = (0.3, 0.8)  # what a term counts as, as a token's similarity: absent, present
 _LONGER = 0.02  # a longer window must match better by this much a sentence to be the evidence
 _MOST_WORDS = 400  # of a claim and of a window are put in order: the time is their product
 _MAX_BYTES = 100_000
+_SHARPNESS = 8.0
 _NLI_BATCH = 16
 
 
@@ -139,8 +140,11 @@ class Verifier:
         return _features(compared, compared.views) if compared and compared.views else None
 
     def _support(self, compared: _Compared, views: Sequence[_View]) -> float:
+        if any(_is_copied(compared, view) for view in views):
+            return _COPIED
         support = self._weights.support(_features(compared, views))
-        return max(support, _COPIED) if any(_is_copied(compared, view) for view in views) else support
+        best = max((view.best for view in views), key=lambda window: window.score)
+        return min(support, _CONTRADICTED) if _is_misquoted(compared, best) else support
 
     def _contradicts(self, compared: _Compared) -> bool:
         """Whether a number is what speaks against the claim: all the rest is borne out, and another one is there."""
@@ -261,7 +265,7 @@ class _Window:
 
     @cached_property
     def words(self) -> list[str]:
-        return _words(self.text)[:_MOST_WORDS]
+        return words(self.text)[:_MOST_WORDS]
 
     @cached_property
     def numbers(self) -> tuple[Number, ...]:
@@ -313,7 +317,7 @@ class _View:
 
     @cached_property
     def plain(self) -> str:
-        return f" {' '.join(_words(self.text))} "
+        return f" {' '.join(words(self.text))} "
 
     def _best(self, size: int) -> tuple[float, _Window]:
         size = min(size, len(self.spans))
@@ -359,70 +363,69 @@ class _Compared:
 
     @cached_property
     def words(self) -> list[str]:
-        return _words(self.claim)[:_MOST_WORDS]
+        return words(self.claim)[:_MOST_WORDS]
+
+    def aligned(self, window: _Window) -> list[Span]:
+        """Places in the claim's and in the window's words that correspond, in order."""
+        return _aligned(self.words, window.words)
 
     def without(self, spans: Sequence[Span]) -> _Compared:
         units = self.units.without(spans)
         return _Compared(self.claim, units, [replace(view, units=units) for view in self.views], spans)
 
 
-_WORD = re.compile("[\u3400-\u9fff]|[^\\W_\u3400-\u9fff]+(?:[.,]\\d+)*")
-
-
-def _words(text: str) -> list[str]:
-    """Every word, stop words too; every Chinese character. Case, width and traditional forms folded."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return _WORD.findall(folded.translate(simplified_characters()) if not folded.isascii() else folded)
-
-
 # ---- features --------------------------------------------------------------------------------------------------------
 
 
+FEATURES = (
+    "sentence", "window", "union",  # MaxSim of the claim with the best sentence, the best window, all together
+    "weak sentence", "weak window",  # what its worst matched words reach there
+    "weakest",  # what the worst one reaches in the best sentence
+    "terms", "all terms",  # idf share of its terms in the best window of a passage, in all passages together
+    "pairs",  # share of its pairs of neighbouring terms that neighbour each other in a passage as well
+    "in order", "run",  # share of its words that the best window has in this order, without a gap
+    "about", "share",  # how far the best sentence, the best window speak of nothing else
+    "numbers", "names",  # whether a number is nowhere; share of the names that are nowhere
+    "length", "evidence length", "passages",  # logarithms
+)  # fmt: skip
+"""What is measured of a claim against some passages, in this order."""
+
+
 def _features(compared: _Compared, views: Sequence[_View]) -> dict[str, float]:
-    """What speaks for and against a claim, given some of the passages."""
-    units = compared.units
+    """What speaks for and against a claim, given some of the passages: a value for each of FEATURES."""
+    units, said = compared.units, compared.words
     best = max((view.best for view in views), key=lambda window: window.score)
     single = max((view.single for view in views), key=lambda window: window.score)
     together = np.maximum.reduce([view.whole for view in views])
-    held = np.logical_or.reduce([view.held for view in views])
-    in_order = _common(compared.words, best.words) / max(1, len(compared.words))
-    run = _longest_run(compared.words, best.words) / max(1, len(compared.words))
-    missing = float(bool(_missing_numbers(compared, views)))
-    unnamed = _missing_names(compared, views)
-    denied = float((denials(compared.claim) > 0) != (denials(best.text) > 0))
-    turned = float(bool(reversed_words(compared.claim, best.text)))
-    counted = units.weights > 0
+    all_terms = float(np.logical_or.reduce([view.held for view in views]) @ units.term_weights)
     pairs = set(pairwise(units.terms))
     there = {pair for view in views for found in view.terms for pair in pairwise(found)}
-    return {
-        "sentence": single.score,
-        "window": best.score,
-        "union": float(together @ units.weights),
-        "terms": max(float(view.best.present @ units.term_weights) for view in views),
-        "terms union": float(held @ units.term_weights),
-        "lost": float(np.log(1.02 - np.minimum(best.matched, 1)) @ units.weights),
-        "lost sentence": float(np.log(1.02 - np.minimum(single.matched, 1)) @ units.weights),
-        "weakest": float(best.matched[counted].min()),
-        "weakest sentence": float(single.matched[counted].min()),
-        "weak sentence": _quantile(single.matched, units.weights, 0.1),
-        "in order": in_order,
-        "run": run,
-        "log run": float(np.log1p(run * len(compared.words))),
-        "pairs": len(pairs & there) / max(1, len(pairs)) if pairs else float(held @ units.term_weights),
-        "about": single.about,
-        "share": len(set(best.terms) & set(units.terms)) / max(1, len(set(best.terms))),
-        "numbers": missing,
-        "names": unnamed,
-        "denied": denied,
-        "turned": turned,
-        "numbers in order": missing * in_order,
-        "names in order": unnamed * in_order,
-        "denied in order": denied * in_order,
-        "turned in order": turned * in_order,
-        "length": float(np.log1p(counted.sum())),
-        "evidence length": float(np.log1p(sum(len(found) for view in views for found in view.terms))),
-        "passages": float(np.log1p(len(views))),
-    }
+    values = (
+        single.score,
+        best.score,
+        float(together @ units.weights),
+        _soft_minimum(single.matched, units.weights),
+        _soft_minimum(best.matched, units.weights),
+        float(single.matched[units.weights > 0].min()),
+        max(float(view.best.present @ units.term_weights) for view in views),
+        all_terms,
+        len(pairs & there) / len(pairs) if pairs else all_terms,
+        len(compared.aligned(best)) / max(1, len(said)),
+        _longest_run(said, best.words) / max(1, len(said)),
+        single.about,
+        len({*best.terms} & {*units.terms}) / max(1, len({*best.terms})),
+        float(bool(_missing_numbers(compared, views))),
+        _missing_names(compared, views),
+        float(np.log1p(np.count_nonzero(units.weights))),
+        float(np.log1p(sum(len(found) for view in views for found in view.terms))),
+        float(np.log1p(len(views))),
+    )
+    return dict(zip(FEATURES, values, strict=True))
+
+
+def _soft_minimum(matched: Floats, weights: Floats) -> float:
+    """The worst matches, weighted, as a similarity; the rest hardly counts."""
+    return float(-np.log(weights @ np.exp(-_SHARPNESS * matched)) / _SHARPNESS)
 
 
 def _missing_numbers(compared: _Compared, views: Sequence[_View]) -> list[Number]:
@@ -434,10 +437,10 @@ def _missing_names(compared: _Compared, views: Sequence[_View]) -> float:
     """Share of the claim's names that no passage has."""
     if not compared.names:
         return 0.0
-    plain = [f"{view.plain} {' '.join(_words(view.context))} " for view in views]
-    return sum(
-        not any(f" {' '.join(_words(name))}" in text for text in plain) for name in compared.names
-    ) / len(compared.names)
+    plain = [f"{view.plain} {' '.join(words(view.context))} " for view in views]
+    return sum(not any(f" {' '.join(words(name))}" in text for text in plain) for name in compared.names) / len(
+        compared.names
+    )
 
 
 def _is_copied(compared: _Compared, view: _View) -> bool:
@@ -447,28 +450,46 @@ def _is_copied(compared: _Compared, view: _View) -> bool:
     window = view.best
     if not window.present.all() or _missing_numbers(compared, [view]) or _missing_names(compared, [view]):
         return False
-    if (denials(compared.claim) > 0) != (denials(window.text) > 0) or reversed_words(compared.claim, window.text):
+    if _is_misquoted(compared, window):
         return False
-    return _common(compared.words, window.words) >= _NEARLY_COPIED * len(compared.words)
+    return len(compared.aligned(window)) >= _NEARLY_COPIED * len(compared.words)
 
 
-def _quantile(values: Floats, weights: Floats, share: float) -> float:
-    """The value below which that share of the weight lies."""
-    order = np.argsort(values[weights > 0])
-    reached = np.cumsum(weights[weights > 0][order])
-    return float(values[weights > 0][order][np.searchsorted(reached, share * reached[-1])])
+def _is_misquoted(compared: _Compared, window: _Window) -> bool:
+    """Whether a claim is nearly a copy, but denies what was said, says what was denied, or turns it round."""
+    aligned = compared.aligned(window)
+    if len(aligned) < _NEARLY_QUOTED * len(compared.words):
+        return False
+    if reversed_words(compared.claim, window.text):
+        return True
+    said, stands = (set(places) for places in zip(*aligned, strict=True))
+    if any(word == DENIED and at not in said for at, word in enumerate(compared.words)):
+        return True
+    gaps = [(left, right) for (a, left), (b, right) in pairwise(aligned) if b - a <= _NEAR and right - left <= _NEAR]
+    left_out = [at for at, word in enumerate(window.words) if word == DENIED and at not in stands]
+    return any(left < at < right for at in left_out for left, right in gaps)
 
 
-def _common(one: Sequence[str], other: Sequence[str]) -> int:
-    """Length of the longest common subsequence."""
+def _aligned(one: Sequence[str], other: Sequence[str]) -> list[Span]:
+    """Places of the longest common subsequence of two lists of words, in order."""
     numbered = {word: at for at, word in enumerate(dict.fromkeys(other))}
     places = np.array([numbered[word] for word in other])
-    row = np.zeros(len(other) + 1, dtype=np.int64)
-    for word in one:
-        if word in numbered:
-            row[1:] = np.maximum(row[1:], row[:-1] + (places == numbered[word]))
-            row = np.maximum.accumulate(row)
-    return int(row[-1])
+    table = np.zeros((len(one) + 1, len(other) + 1), dtype=np.int32)
+    for at, word in enumerate(one):
+        row = table[at].copy()
+        row[1:] = np.maximum(row[1:], row[:-1] + (places == numbered.get(word, -1)))
+        table[at + 1] = np.maximum.accumulate(row)
+    found: list[Span] = []
+    left, right = len(one), len(other)
+    while left and right:
+        if table[left, right] == table[left - 1, right]:
+            left -= 1
+        elif table[left, right] == table[left, right - 1]:
+            right -= 1
+        else:
+            left, right = left - 1, right - 1
+            found.append((left, right))
+    return found[::-1]
 
 
 def _longest_run(one: Sequence[str], other: Sequence[str]) -> int:

@@ -436,7 +436,7 @@ def open_dense(store: Store, *, device: str = "cpu") -> DenseIndex:
 def load_dense(folder: Path, record: Artefact) -> DenseIndex | None:
     """The recorded file as it is, to take its centroids over into the next one; None where it cannot be read."""
     try:
-        return DenseIndex.load(folder / os.path.basename(record.file), record.sha256, size=record.size)  # noqa: PTH119
+        return DenseIndex.load(_path(folder, record), record.sha256, size=record.size)
     except (OSError, IndexCorruptError):
         return None
 
@@ -449,7 +449,7 @@ def describe_dense(store: Store) -> DenseDescription | None:
     record = store.artefact()
     if record is None:
         return None
-    with _path(store, record).open("rb") as file:
+    with _path(store.folder, record).open("rb") as file:
         return _read_header(file)
 
 
@@ -463,9 +463,8 @@ def is_usable(store: Store) -> bool:
 
 def has_header(folder: Path, record: Artefact) -> bool:
     """Whether the recorded file has the recorded size and begins as this program writes it."""
-    path = folder / os.path.basename(record.file)  # noqa: PTH119 - a record cannot lead out of the folder
     try:
-        with path.open("rb") as file:
+        with _path(folder, record).open("rb") as file:
             _read_header(file)
             return os.fstat(file.fileno()).st_size == record.size
     except (OSError, IndexCorruptError):
@@ -517,7 +516,7 @@ def _load_recorded(store: Store) -> DenseIndex:
 
 def _load(store: Store, record: Artefact) -> DenseIndex:
     return DenseIndex.load(
-        _path(store, record),
+        _path(store.folder, record),
         record.sha256,
         size=record.size,
         generation=record.generation,
@@ -525,8 +524,8 @@ def _load(store: Store, record: Artefact) -> DenseIndex:
     )
 
 
-def _path(store: Store, record: Artefact) -> Path:
-    return store.folder / os.path.basename(record.file)  # noqa: PTH119 - a record cannot lead out of the folder
+def _path(folder: Path, record: Artefact) -> Path:
+    return folder / os.path.basename(record.file)  # noqa: PTH119 - a record cannot lead out of the folder
 
 
 # ---- the file --------------------------------------------------------------------------------------------------------

@@ -275,8 +275,11 @@ def encoder_spec(name: str, *, pooling: str = "") -> EncoderSpec:
     )
 
 
-def model_folder(name: str) -> Path:
-    """The folder that holds a model's files. Raises ModelError naming where it was looked for."""
+def model_folder(name: str, *, hub_cache: Path | None = None) -> Path:
+    """The folder that holds a model's files. Raises ModelError naming where it was looked for.
+
+    hub_cache: where Hugging Face keeps what was downloaded; None = by that library's own rules.
+    """
     if name == BUNDLED_NAME:
         found = find_spec(BUNDLED_PACKAGE)
         if found is None or not found.submodule_search_locations:
@@ -288,12 +291,17 @@ def model_folder(name: str) -> Path:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
+    cache = constants.HF_HUB_CACHE if hub_cache is None else str(hub_cache)
     try:
-        return Path(snapshot_download(name, local_files_only=True))
+        return Path(snapshot_download(name, cache_dir=cache, local_files_only=True))
     except (LocalEntryNotFoundError, HFValidationError) as error:
+        # A folder is called incomplete even where only files that nobody needs were left out, such as *.bin.
+        incomplete = getattr(error, "snapshot_path", None)
+        if incomplete and (Path(incomplete) / "config.json").is_file():
+            return Path(incomplete)
         raise ModelError(
-            f"encoder {name!r} was found neither as a folder with a config.json ({folder.absolute()}) nor in the local "
-            f"Hugging Face cache ({constants.HF_HUB_CACHE}); on a machine with network access run: hf download {name}"
+            f"model {name!r} was found neither as a folder with a config.json ({folder.absolute()}) nor in the local "
+            f"Hugging Face cache ({cache}); on a machine with network access run: rag models fetch {name}"
         ) from error
 
 

@@ -23,7 +23,7 @@ MAY_IMPORT = {
 LIGHT_SIBLINGS = {"retrieval.records", "retrieval.errors", "reader.records", "ingest.records"}
 
 HEAVY = {
-    "accelerate", "bitsandbytes", "docutils", "docx", "faiss", "huggingface_hub", "langchain", "langchain_core",
+    "accelerate", "bitsandbytes", "docutils", "docx", "faiss", "hqq", "httpx", "huggingface_hub", "langchain", "langchain_core",
     "langchain_text_splitters", "openvino", "pypdfium2", "safetensors", "selectolax", "sentence_transformers",
     "sklearn", "tokenizers", "torch", "transformers",
 }  # fmt: skip
@@ -32,8 +32,9 @@ HEAVY = {
 SEAMS = {
     "retrieval/langchain.py": {"langchain_core"},
     "ingest/langchain.py": {"langchain_core", "langchain_text_splitters"},
+    "reader/langchain.py": {"langchain_core"},
 }
-"""Our classes for LangChain users derive from LangChain's, so these two import langchain_core when imported."""
+"""Our classes for LangChain users derive from LangChain's, so these import langchain_core when imported."""
 
 NOT_FOR_HELP = HEAVY | {"numpy", "scipy", "sqlite3", "asyncio"}
 FILES = sorted(file for room in ROOMS for file in (ROOT / room).rglob("*.py"))

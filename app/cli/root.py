@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from app.cli import ask, chat, delete, doctor, embed, index, ingest, search
+from app.cli import ask, chat, delete, doctor, embed, index, ingest, models, search
 from app.cli.common import RagGroup, Session
 
 app = typer.Typer(
@@ -43,6 +43,7 @@ app.command()(search.search)
 app.command()(ask.ask)
 app.command()(chat.chat)
 app.add_typer(index.app, name="index")
+app.add_typer(models.app, name="models")
 app.command()(delete.delete)
 app.command()(embed.embed)
 app.command()(doctor.doctor)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # Private-use characters around a number: no template changes them, and contents never pass through the template.
 _STAND_IN = "\ue0f0{}\ue0f1"
-_FIND_STAND_IN = re.compile("\ue0f0([0-9]+)\ue0f1")
+_FIND_STAND_IN = re.compile("\ue0f0([0-9]{1,9})\ue0f1")
 _MAX_FRAME_CHARS = 1_000_000  # of the template's own text; real ones write a few hundred
 _MAX_ROUNDS = 8  # a broken token may show one that it overlapped: one round is usual, two are rare
 _MARKER_CHARS = 40  # a longer line of a template is prose, not the marker of a turn
@@ -82,31 +82,31 @@ class ChatTemplate:
         """The prompt as text of the template and contents in turns: template, content, ..., template."""
         if self._folds_system:
             messages = _folded(messages)
-        pieces = _FIND_STAND_IN.split(self._frame([message.role for message in messages]))
-        shown = [int(number) for number in pieces[1::2]]
-        for number, message in enumerate(messages):
-            if shown.count(number) != 1:
-                raise ModelError(
-                    f"the chat template of {self._name} shows message {number + 1} of {len(messages)} (role "
-                    f"{message.role}) {shown.count(number)} times, expected once; name another model"
-                )
-        pieces[1::2] = [self._marks.neutralise(messages[number].content).strip() for number in shown]
+        pieces = _FIND_STAND_IN.split(self._frame(messages))
+        contents = {str(number): self._marks.neutralise(message.content) for number, message in enumerate(messages)}
+        if sorted(pieces[1::2]) != sorted(contents):
+            shown = ", ".join(str(int(number) + 1) for number in pieces[1::2])
+            raise ModelError(
+                f"the chat template of {self._name} shows the messages ({shown}) of {len(messages)} "
+                f"({_roles(messages)}), expected each of them once; name another model"
+            )
+        pieces[1::2] = [contents[number].strip() for number in pieces[1::2]]
         return pieces
 
-    def _frame(self, roles: Sequence[str]) -> str:
+    def _frame(self, messages: Sequence[Message]) -> str:
         """What the template writes around contents. It is a program of the model's authors: it may raise anything."""
-        turns = [{"role": role, "content": _STAND_IN.format(number)} for number, role in enumerate(roles)]
+        turns = [{"role": message.role, "content": _STAND_IN.format(number)} for number, message in enumerate(messages)]
         try:
             frame = self._render(turns, tokenize=False, add_generation_prompt=True)
         except Exception as error:
             found = " ".join(str(error).split())[:300]
             raise ModelError(
-                f"the chat template of {self._name} refuses a conversation of {', '.join(roles) or 'no messages'} "
+                f"the chat template of {self._name} refuses a conversation of {_roles(messages) or 'no messages'} "
                 f"({type(error).__name__}: {found}); name another model"
             ) from error
         if len(frame) > _MAX_FRAME_CHARS:
             raise ModelError(
-                f"the chat template of {self._name} writes {len(frame):,} characters around {len(roles)} messages, "
+                f"the chat template of {self._name} writes {len(frame):,} characters around {len(messages)} messages, "
                 f"expected at most {_MAX_FRAME_CHARS:,}; name another model"
             )
         return str(frame)
@@ -143,8 +143,8 @@ class ChatTemplate:
                 return ids
             pieces = safe
         raise ModelError(
-            f"a text in the prompt holds a control token of {self._name} that cannot be broken; expected its tokenizer "
-            "to read a broken token as text; name another model"
+            f"a text in the prompt changes which control tokens {self._name} reads, even with dots in it; expected a "
+            "tokenizer that reads the template alike around any text; name another model"
         )
 
     def _find_marks(self, text: str) -> Iterator[Span]:
@@ -163,6 +163,10 @@ class ChatTemplate:
         """The control tokens with the characters that each was read from."""
         tokens = zip(encoding.ids, encoding.offsets, strict=True)
         return [(id_, span) for id_, span in tokens if id_ in self._control]
+
+
+def _roles(messages: Sequence[Message]) -> str:
+    return ", ".join(message.role for message in messages)
 
 
 def _broken_in_data(pieces: Sequence[str], spans: Sequence[Span]) -> list[str]:

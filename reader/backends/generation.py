@@ -6,7 +6,6 @@ model that maps token ids to logits; nothing of messages, templates or memory.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Collection, Sequence
 from itertools import takewhile
 from typing import Any
@@ -95,7 +94,7 @@ class Rows:
         self._model, self._cache = model, cache
         self._device = model.get_input_embeddings().weight.device
         self._processors = _processors(sampling)
-        self._draws = None if sampling.temperature == 0 else [random.Random(sampling.seed) for _ in prompts]  # noqa: S311 - chance, not secrets
+        self._draws = [_chance(sampling.seed, self._device) for _ in prompts] if sampling.temperature else None
         width = max(map(len, prompts))
         mask = torch.ones((len(prompts), width), dtype=torch.long)
         # Padded with a token of the row's own prompt: it counts as seen anyway, so that no penalty can fall on a token
@@ -155,15 +154,31 @@ class Rows:
         return tokens
 
     def _choose(self, scores: Any) -> Any:
-        """The best token of each row, or one drawn by its probability: where a number of [0, 1) falls among them."""
+        """The best token of each row, or one drawn by its probability.
+
+        Drawn by the Gumbel-max trick, noise on every score and then the best: as good as drawing from the softmax,
+        and rounding hardly ever changes it, where it often moves a number past the border of two small probabilities.
+        """
         import torch
 
-        if self._draws is None:
-            return scores.argmax(dim=-1)
-        cumulated = scores.softmax(dim=-1).cumsum(dim=-1)
-        drawn = torch.tensor([draw.random() for draw in self._draws], device=scores.device)[:, None]
-        found = torch.searchsorted(cumulated, drawn * cumulated[:, -1:], right=True)
-        return found[:, 0].clamp(max=scores.shape[-1] - 1)
+        if self._draws is not None:
+            noise = torch.empty_like(scores)
+            for row, draw in zip(noise, self._draws, strict=True):
+                row.exponential_(generator=draw)
+            scores = scores - noise.clamp(min=torch.finfo(noise.dtype).tiny).log()
+        return scores.argmax(dim=-1)
+
+
+def _chance(seed: int | None, device: Any) -> Any:
+    """A source of chance of its own: the program's other sources are neither used nor set."""
+    import torch
+
+    generator = torch.Generator(device=device)
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(seed)
+    return generator
 
 
 def _processors(sampling: Sampling) -> Any:

@@ -33,10 +33,10 @@ Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 class ZephyrSettings:
     """Which model, and how it is loaded.
 
-    device: auto, cpu or cuda; device_map: accelerate's instead, for several GPUs. quantization: "none" is `dtype`.
-    dtype: of the computation, and of what is not quantised; "auto" is bfloat16, or float16 on a GPU without it.
-    rope_scaling: put over the model's own, to read further than it was trained to. window: tokens of prompt and answer
-    together; 0 is 4,096, or less where the model reads less.
+    device: auto, cpu or cuda. device_map: accelerate's; "auto" spreads the model over several GPUs where there are.
+    quantization: "none" is `dtype`. dtype: of the computation, and of what is not quantised; "auto" is bfloat16, or
+    float16 on a GPU without it. rope_scaling: put over the model's own, to read further than it was trained to.
+    window: tokens of prompt and answer together; 0 is 4,096, or less where the model reads less.
     """
 
     model: str = ZEPHYR
@@ -45,7 +45,7 @@ class ZephyrSettings:
     kv_cache: KvCache = "full"
     window: int = 0
     dtype: Dtype = "auto"
-    device_map: str | Mapping[str, int | str] | None = None
+    device_map: str | Mapping[str, int | str] = "auto"
     rope_scaling: Mapping[str, object] | None = None
 
 
@@ -137,7 +137,7 @@ def load_model(folder: Path, config: Any, settings: ZephyrSettings, *, device: s
             config=config,
             dtype=dtype,
             quantization_config=quantization_of(settings, dtype),
-            device_map=settings.device_map or {"": device},
+            device_map=device_map_of(settings, device),
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
@@ -187,6 +187,15 @@ def choose_device(wanted: str) -> str:
     return wanted
 
 
+def device_map_of(settings: ZephyrSettings, device: str) -> str | Mapping[str, int | str]:
+    """For from_pretrained. "auto" is left to accelerate on several GPUs only: on one it would move layers off it."""
+    import torch
+
+    if settings.device_map != "auto" or (device == "cuda" and torch.cuda.device_count() > 1):
+        return settings.device_map
+    return {"": device}
+
+
 def choose_dtype(settings: ZephyrSettings, device: str) -> Any:
     """The torch dtype of the computation."""
     import torch
@@ -219,11 +228,13 @@ def precision_of(settings: ZephyrSettings, dtype: Any) -> str:
 
 
 def free_bytes(device: str) -> int:
-    """Memory that can still be had: of the GPU, or of the machine (what other programs could give up included)."""
+    """Memory that can still be had: of all GPUs, or of the machine (what other programs could give up included)."""
     if device == "cuda":
         import torch
 
-        return int(torch.cuda.mem_get_info()[0]) + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        gpus = range(torch.cuda.device_count())
+        cached = sum(torch.cuda.memory_reserved(gpu) - torch.cuda.memory_allocated(gpu) for gpu in gpus)
+        return cached + sum(int(torch.cuda.mem_get_info(gpu)[0]) for gpu in gpus)
     with Path("/proc/meminfo").open(encoding="ascii") as lines:
         fields = dict(line.split(":", 1) for line in lines)
     return 1024 * int(fields["MemAvailable"].split()[0])

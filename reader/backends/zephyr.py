@@ -22,6 +22,7 @@ from reader.backends.loading import (
     at_the_door,
     choose_device,
     choose_dtype,
+    device_map_of,
     explained,
     free_bytes,
     load_config,
@@ -39,6 +40,7 @@ from retrieval.errors import MissingPackageError, ModelError, PromptTooLongError
 
 _MAX_BATCH = {"cpu": 16, "cuda": 64}  # docs/benchmarks.md, reading
 _MIN_SHARED_TOKENS = 16  # a shorter common prefix is not worth a pass of its own
+_PAGE_TOKENS = 256  # of a block in continuous batching, transformers' own default
 _RESULT_SECONDS = 1.0  # how often a silent worker is looked after
 
 
@@ -62,17 +64,17 @@ class ZephyrBackend:
         with at_the_door(self._folder):
             self._shape = Shape.of(read_json(self._folder / "config.json"))
             self._config = load_config(self._folder, settings)
-            self._tokenizer = load_tokenizer(self._folder)
+            self.tokenizer = load_tokenizer(self._folder)
             self.window = window_of(self._config, settings)
             self._slides = stop_sliding(self._config, self.window)
-            self._template = ChatTemplate(self._tokenizer, name=self.model)
+            self._template = ChatTemplate(self.tokenizer, name=self.model)
             self._stops = self._stop_tokens()
         if self._slides and settings.kv_cache != "full":
             raise ModelError(
                 f"{self.model} has sliding attention, which a quantised key-value cache cannot serve at a window of "
                 f"{self.window:,} tokens; use kv_cache full, or a window no longer than its attention reaches"
             )
-        self._anchor: int = self._tokenizer.encode("a", add_special_tokens=False)[-1]
+        self._anchor: int = self.tokenizer.encode("a", add_special_tokens=False)[-1]
         self._loading = threading.Lock()
         self._loaded: Any = None
         self._kept: tuple[list[int], Any] | None = None
@@ -80,10 +82,8 @@ class ZephyrBackend:
 
     @classmethod
     def load(cls, settings: ZephyrSettings, *, report: Callable[[str], None] = lambda _: None) -> ZephyrBackend:
-        """A backend whose weights are in memory, rather than loaded by the first question."""
-        backend = cls(settings, report=report)
-        backend.weights()
-        return backend
+        """A backend by settings: config and tokenizer are read now, `weights()` when they are first needed."""
+        return cls(settings, report=report)
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -97,6 +97,11 @@ class ZephyrBackend:
     def prompt_tokens(self, messages: Sequence[Message]) -> int:
         """Length of the whole prompt that these messages become, the template's own tokens included."""
         return len(self._template.encode(messages))
+
+    def encode(self, text: str) -> list[int]:
+        """A text as tokens, none of them a control token."""
+        tokens: list[int] = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        return tokens
 
     def generate(self, messages: Sequence[Message], sampling: Sampling) -> Generation:
         """Go on with one conversation. Raises ModelError when the model fails, PromptTooLongError over the window."""
@@ -139,7 +144,7 @@ class ZephyrBackend:
         self._kept = None
         done: dict[int, Generation] = {}
         with explained(self._folder):
-            if self._device == "cuda" and self._can_batch_continuously(sampling):
+            if self._can_batch_continuously(sampling):
                 try:
                     return self.generate_continuously(prompts, sampling, report=report)
                 except _ContinuousBatchingError as error:
@@ -164,7 +169,7 @@ class ZephyrBackend:
     def _load(self) -> Any:
         settings = self._settings
         dtype = choose_dtype(settings, self._device)
-        if settings.device_map is None:  # a map over several devices is left to accelerate
+        if isinstance(settings.device_map, str):  # who maps by hand knows what fits where
             self._require_room()
         self._report(f"loading {self.model} ({precision_of(settings, dtype)}) on {self._device}")
         started = time.perf_counter()
@@ -197,11 +202,11 @@ class ZephyrBackend:
     def _stop_tokens(self) -> frozenset[int]:
         """What ends an answer: the model's ends of sequence, and control tokens by which its template changes turns."""
         path = self._folder / "generation_config.json"
-        named = [self._tokenizer.eos_token_id, self._config.eos_token_id]
+        named = [self.tokenizer.eos_token_id, self._config.eos_token_id]
         named.append(read_json(path).get("eos_token_id") if path.is_file() else None)
         ends = {int(one) for each in named if each is not None for one in (each if isinstance(each, list) else [each])}
         turns = (Message("user", "a"), Message("assistant", "a"), Message("user", "a"))
-        return frozenset(ends | (set(self._template.encode(turns)) & set(self._tokenizer.all_special_ids)))
+        return frozenset(ends | (set(self._template.encode(turns)) & set(self.tokenizer.all_special_ids)))
 
     def _draft(self, sampling: Sampling) -> Draft:
         return Draft(
@@ -213,12 +218,13 @@ class ZephyrBackend:
         )
 
     def _decode(self, tokens: Sequence[int]) -> str:
-        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text: str = self.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
     # ---- keys and values ---------------------------------------------------------------------------------------------
 
-    def _new_cache(self) -> Any:
+    def new_cache(self) -> Any:
+        """An empty cache for keys and values, full or quantised as the settings say."""
         from transformers import DynamicCache, QuantizedCache
 
         if self._settings.kv_cache == "full":
@@ -247,11 +253,11 @@ class ZephyrBackend:
         """A cache to go on with, and how many tokens of the prompt it holds. Nobody else has it meanwhile."""
         kept, self._kept = self._kept, None
         if kept is None:
-            return self._new_cache(), 0
+            return self.new_cache(), 0
         tokens, cache = kept
         known = min(shared_prefix([tokens, prompt]), len(prompt) - 1)
         if not known:
-            return self._new_cache(), 0
+            return self.new_cache(), 0
         cache.crop(known - len(tokens))
         return cache, known
 
@@ -272,7 +278,7 @@ class ZephyrBackend:
 
     def _write_batch(self, model: Any, prompts: list[list[int]], sampling: Sampling) -> list[Generation]:
         """One padded batch; rows that are done leave it."""
-        cache = self._new_cache()
+        cache = self.new_cache()
         shared = min(shared_prefix(prompts), min(map(len, prompts)) - 1)
         if len(prompts) == 1 or shared < _MIN_SHARED_TOKENS or not self._can_cut:
             shared = 0
@@ -299,20 +305,26 @@ class ZephyrBackend:
     def _can_batch_continuously(self, sampling: Sampling) -> bool:
         """transformers' continuous batching has no repetition penalty (it drops it), and seeds of its own."""
         greedy = sampling.temperature == 0 and sampling.repetition_penalty == 1
-        return greedy and self._can_cut and self._settings.device_map is None
+        return greedy and self._can_cut and device_map_of(self._settings, self._device) == {"": "cuda"}
 
     def generate_continuously(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, report: Callable[[int], None]
     ) -> list[Generation]:
         """Greedy answers by transformers' continuous batching: rows come and go, shared beginnings are kept once."""
-        from transformers import GenerationConfig
+        from transformers import ContinuousBatchingConfig, GenerationConfig
 
         model = self.weights()
-        Rows(model, [prompts[0]], sampling, cache=self._new_cache()).step()  # it would not notice a broken model
+        Rows(model, [prompts[0]], sampling, cache=self.new_cache()).step()  # it would not notice a broken model
         options = {"do_sample": False, "max_new_tokens": sampling.max_tokens, "pad_token_id": 0}
         config = GenerationConfig.from_dict({**options, "eos_token_id": sorted(self._stops)})
         found: dict[str, Any] = {}
-        with quiet(), model.continuous_batching_context_manager(generation_config=config) as manager:
+        place = ContinuousBatchingConfig(num_blocks=self._blocks(prompts, sampling.max_tokens))
+        with (
+            quiet(),
+            model.continuous_batching_context_manager(
+                generation_config=config, continuous_batching_config=place
+            ) as manager,
+        ):
             names = manager.add_requests([list(prompt) for prompt in prompts], max_new_tokens=sampling.max_tokens)
             while len(found) < len(names):
                 result = manager.get_result(timeout=_RESULT_SECONDS)
@@ -334,6 +346,17 @@ class ZephyrBackend:
                 draft.add(token)
             written.append(_generation(draft, prompt, reused=0))
         return written
+
+    def _blocks(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> int:
+        """Pages of keys and values for all prompts, or as many as half of the free memory holds.
+
+        Left to itself, transformers takes nine tenths of what is free, however little it has to do.
+        """
+        needed = sum((len(prompt) + max_tokens) // _PAGE_TOKENS + 2 for prompt in prompts)
+        if self._shape is None:
+            return needed
+        page_bytes = _PAGE_TOKENS * self._shape.kv_token_bytes(self._way)
+        return max(1, min(needed, free_bytes(self._device) // 2 // page_bytes))
 
 
 class _ContinuousBatchingError(RagError):

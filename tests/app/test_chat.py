@@ -9,8 +9,7 @@ import stat
 import pytest
 
 from app.chat import MAX_BYTES, Conversation, Exchange, Source, conversations, new_name
-from reader.reader import Turn
-from reader.records import Answer, Citation, ReaderInfo
+from reader.records import Answer, Citation, ReaderInfo, Turn
 from retrieval.errors import ConfigError, ModelError, RagError
 
 CITATION = Citation(1, "c", "d", "ferry.txt", 0, 9, "pier seven", 1, None)

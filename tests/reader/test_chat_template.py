@@ -274,8 +274,9 @@ def test_no_text_becomes_a_control_token_or_a_turn(kind, templates, tokenizers, 
 
 
 WORDS = [
-    "the", "Cat", " ", "  ", "\n", "\n\n", "1,000", "a[i]", "x < y", "<div>", "[1]", "{% if x %}", "{{ y }}", "é", "中文。",
-    "🙂", "\u200b", "\u0301", "don't", "$x^2$", "# Heading\n", "```py\n", "    ", "\t", "·", "|", "%s", "\\n",
+    "the", "Cat", " ", "  ", "\n", "\n\n", "1,000", "a[i]", "x < y", "<div>", "[1]", "{% if x %}", "{{ y }}", "é",
+    "中文。", "🙂", "\u200b", "\u0301", "don't", "$x^2$", "# Heading\n", "```py\n", "    ",
+    "\t", "·", "|", "%s", "\\n",
 ]  # fmt: skip
 HARMLESS = st.lists(st.sampled_from(WORDS) | st.text(max_size=4), max_size=12).map(lambda words: "".join(words).strip())
 
@@ -378,12 +379,14 @@ def _with(tokenizers: dict[str, Any], template: object) -> Callable[[], ChatTemp
     [
         (None, "some/model has no chat template; expected one in its tokenizer_config.json or chat_template.jinja"),
         ("", "has no chat template"),
-        ("no contents", r"shows message 1 of \d \(role user\) 0 times, expected once; name another model"),
-        ("{{ messages[0].content }}{{ messages[0].content }}", r"\(role user\) 2 times, expected once"),
-        ("{% for m in messages %}{{ m.content | length }}{% endfor %}", "0 times, expected once"),
+        ("no contents", r"shows the messages \(\) of 3 \(.*\), expected each of them once; name another"),
+        ("{{ messages[0].content }}{{ messages[0].content }}", r"shows the messages \(1, 1\) of 3"),
+        ("{% for m in messages %}{{ m.content | length }}{% endfor %}", r"shows the messages \(\) of 3"),
         ("{{ raise_exception('never') }}", r"refuses a conversation of user.* \(TemplateError: never\)"),
         ("{% for m in messages %}", "TemplateSyntaxError"),
         ("{{ messages.__class__.__mro__ }}", "SecurityError"),
+        (ZEPHYR_TEMPLATE + "\ue0f07\ue0f1", r"shows the messages \(1, 2, 3, 8\) of 3"),
+        (ZEPHYR_TEMPLATE + "\ue0f0" + "9" * 5000 + "\ue0f1{{ 1 / 0 }}", "ZeroDivisionError"),
         ("{{ 1 / 0 }}", "ZeroDivisionError"),
         ("{{ 'x' * 2000000 }}", "writes 2,000,000 characters around . messages, expected at most 1,000,000"),
         ({"rag": "x"}, "refuses a conversation"),
@@ -417,8 +420,20 @@ def test_a_tokenizer_that_mends_what_is_broken_is_an_error():
     inner.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Replace(DOT, "")])
     template = ChatTemplate(tokenizer, name="m")
     assert template.encode(talk("a·b"))
-    with pytest.raises(ModelError, match="holds a control token of m that cannot be broken"):
+    with pytest.raises(ModelError, match="changes which control tokens m reads"):
         template.encode(talk("<end_of_turn>"))
+
+
+def test_a_token_of_the_template_that_a_text_can_hide_is_an_error():
+    """Read as a token only where no letter stands beside it, the end of a turn would depend on the data."""
+    from tokenizers import AddedToken
+
+    tokenizer = _byte_level(CHATML.replace("<|im_end|>", "[END]"), rstrip=False)
+    tokenizer.add_tokens([AddedToken("[END]", single_word=True, normalized=False, special=True)])
+    template = ChatTemplate(tokenizer, name="m")
+    assert template.encode(talk("harmless"))
+    with pytest.raises(ModelError, match="a text in the prompt changes which control tokens m reads"):
+        template.encode(talk("harmless?"))
 
 
 def test_what_the_template_writes_is_not_broken_and_what_looks_like_a_stand_in_is_data(templates, tokenizers):

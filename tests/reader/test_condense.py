@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from prompts import load_prompt
 from reader.backends.scripted import ScriptedBackend
 from reader.condense import MAX_CHARS, carry_over, condense
-from reader.reader import Turn
+from reader.records import Turn
 from retrieval.analyze import Analyzer
 
 FERRY = [Turn("Where does the ferry to Marstal leave from?", "It leaves from pier seven [1].")]

@@ -428,6 +428,26 @@ def test_a_prompt_over_the_window_is_not_sent():
     assert len(server.asked) == 1
 
 
+def test_a_prompt_that_the_server_cut_in_silence_is_a_notice(zephyr_tokenizer):
+    """500 words of one token each: 449 is less than nine tenths of them, 450 is not."""
+    long = [Message("user", "and" + " and" * 499)]
+    for read_tokens, cut in ((449, True), (450, False)):
+        with LoopbackServer(answer("x", prompt=read_tokens)) as server:
+            backend = connect(server, tokenizer=str(zephyr_tokenizer))
+            backend.generate(long, GREEDY)
+        assert any("read fewer tokens than it was sent" in notice for notice in backend.notices) == cut
+
+
+def test_an_estimate_is_too_rough_to_notice_less_than_a_cut_to_a_quarter():
+    """500 words of an estimated 551 tokens: a quarter is 137.75."""
+    long = [Message("user", "and" + " and" * 499)]
+    for read_tokens, cut in ((137, True), (138, False)):
+        with LoopbackServer(answer("x", prompt=read_tokens)) as server:
+            backend = connect(server)
+            backend.generate(long, GREEDY)
+        assert any("read fewer tokens than it was sent" in notice for notice in backend.notices) == cut
+
+
 # ---- a server that hangs, or never stops -----------------------------------------------------------------------------
 
 
@@ -461,6 +481,21 @@ def test_silence_is_an_error_after_the_time_allowed(play):
         with pytest.raises(ModelError, match=r"sent nothing for 0.2 seconds .*slower than server_timeout allows"):
             connect(server, timeout_seconds=0.2).generate(ASK, GREEDY)
     assert time.monotonic() - started < 3
+
+
+def trickles_json(connection):
+    connection.send(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nConnection: close\r\n\r\n")
+    while True:
+        connection.send(b" ")
+        connection.hang(0.02)
+
+
+def test_a_trickle_is_an_error_after_the_time_allowed():
+    with (
+        LoopbackServer(trickles_json) as server,
+        pytest.raises(ModelError, match=r"sent nothing for 0.2 seconds but a trickle"),
+    ):
+        connect(server, timeout_seconds=0.2).generate(ASK, GREEDY)
 
 
 def test_a_slow_answer_is_no_silence():
@@ -741,6 +776,7 @@ def test_a_real_server_answers_many_and_refuses_the_penalty(real_backend):
     assert many == [real_backend.generate(messages, sampling) for messages in conversations]
     assert [each.answer_tokens for each in many] == [4] * 6
     assert any("does not take repetition_penalty; it was left out" in notice for notice in real_backend.notices)
+    assert not any("read fewer tokens" in notice for notice in real_backend.notices)
     assert any("does not say its window; 4096 tokens are assumed" in notice for notice in real_backend.notices)
 
 

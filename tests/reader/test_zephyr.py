@@ -7,7 +7,8 @@ import random
 import shutil
 import sys
 import threading
-from functools import partial
+from dataclasses import replace
+from functools import cache, partial
 
 import pytest
 import torch
@@ -21,9 +22,9 @@ from reader.backends.loading import ZephyrSettings
 from reader.backends.zephyr import ZephyrBackend
 from retrieval.errors import ConfigError, ModelError, PromptTooLongError
 
-GREEDY = Sampling(max_tokens=24, temperature=0, repetition_penalty=1.0)
-PENALISED = Sampling(max_tokens=24, temperature=0, repetition_penalty=1.3)
-DRAWN = Sampling(max_tokens=24, temperature=0.9, repetition_penalty=1.1, seed=7)
+GREEDY = Sampling(max_tokens=12, temperature=0, repetition_penalty=1.0)
+PENALISED = Sampling(max_tokens=12, temperature=0, repetition_penalty=1.3)
+DRAWN = Sampling(max_tokens=12, temperature=0.9, repetition_penalty=1.1, seed=7)
 SYSTEM = Message("system", "You answer questions from numbered passages of the user's own documents. Use nothing else.")
 QUESTIONS = [
     "Why?",
@@ -42,6 +43,15 @@ def exact(folder, **changes) -> ZephyrBackend:
     )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Such small matrices only get slower on several."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
     """A random model whose answers vary: with the usual small weights it repeats one token."""
@@ -51,6 +61,20 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="session")
 def backend(folder):
     return exact(folder)
+
+
+@pytest.fixture(scope="session")
+def alone(folder):
+    """What a backend writes that has read nothing before."""
+    backend = exact(folder)
+
+    def generate(messages, sampling):
+        backend._kept = None
+        generation = backend.generate(messages, sampling)
+        assert generation.reused_tokens == 0
+        return generation
+
+    return cache(generate)
 
 
 @pytest.fixture(scope="session")
@@ -108,7 +132,7 @@ def test_layers_are_nf4_and_the_rest_is_not(nf4):
 def test_every_precision_answers(folder, quantization):
     backend = ZephyrBackend(ZephyrSettings(model=str(folder), device="cpu", quantization=quantization))
     generation = backend.generate(CONVERSATIONS[0], GREEDY)
-    assert generation.answer_tokens == 24
+    assert generation.answer_tokens == 12
     assert not generation.complete
     assert backend.notices == ()
 
@@ -127,10 +151,18 @@ def test_weights_are_loaded_when_they_are_needed_and_once(folder):
     assert loaded.startswith(f"loaded {folder} in ")
 
 
-def test_load_loads(folder):
+def test_loading_reads_no_weights_yet(folder):
     said = []
-    ZephyrBackend.load(ZephyrSettings(model=str(folder), device="cpu", quantization="none"), report=said.append)
+    backend = ZephyrBackend.load(ZephyrSettings(model=str(folder), device="cpu"), report=said.append)
+    assert said == []
+    assert backend.weights() is backend.weights()
     assert len(said) == 2
+
+
+def test_a_device_map_is_passed_on(folder):
+    assert exact(folder, device_map={"model": "cpu", "lm_head": "cpu"}).weights().device.type == "cpu"
+    with pytest.raises(ModelError, match="no-such-device"):
+        exact(folder, device_map={"": "no-such-device"}).weights()
 
 
 def test_libraries_are_as_they_were_after_loading(folder):
@@ -146,13 +178,13 @@ def test_no_machine_code_from_the_hub(backend):
     assert sys.modules["kernels"] is None
 
 
-def test_rope_scaling_reaches_the_model(folder):
+def test_rope_scaling_reaches_the_model(folder, alone):
     backend = exact(folder, rope_scaling={"rope_type": "linear", "factor": 2.0}, window=65_536)
     rope = backend.weights().model.rotary_emb
     assert rope.rope_type == "linear"
     assert rope.config.rope_parameters["rope_theta"] == 10_000.0
     assert backend.window == 65_536
-    assert backend.generate(CONVERSATIONS[1], GREEDY) != exact(folder).generate(CONVERSATIONS[1], GREEDY)
+    assert backend.generate(CONVERSATIONS[1], GREEDY) != alone(CONVERSATIONS[1], GREEDY)
 
 
 @pytest.mark.parametrize("rope_scaling", [{"rope_type": "no such"}, {"rope_type": "yarn"}])
@@ -245,6 +277,16 @@ def test_scores_that_are_no_numbers_are_a_model_error(tmp_path, folder):
             call()
 
 
+def consume(stream):
+    """Every piece of a stream, and what it returns."""
+    pieces = []
+    while True:
+        try:
+            pieces.append(next(stream))
+        except StopIteration as end:
+            return pieces, end.value
+
+
 # ---- answers ---------------------------------------------------------------------------------------------------------
 
 
@@ -259,7 +301,7 @@ def oracle(backend, messages, sampling):
         repetition_penalty=sampling.repetition_penalty,
         pad_token_id=2,
     )
-    return backend._tokenizer.decode(output[0, prompt.shape[1] :], skip_special_tokens=True)
+    return backend.tokenizer.decode(output[0, prompt.shape[1] :], skip_special_tokens=True)
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, PENALISED])
@@ -268,17 +310,16 @@ def test_greedy_equals_transformers_generate(backend, messages, sampling):
     generation = backend.generate(messages, sampling)
     assert generation.text == oracle(backend, messages, sampling)
     assert generation.prompt_tokens == backend.prompt_tokens(messages)
-    assert generation.answer_tokens == 24
+    assert generation.answer_tokens == 12
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, PENALISED, DRAWN])
-def test_a_batch_gives_what_each_one_gives_alone(folder, sampling):
-    backend = exact(folder)
+def test_a_batch_gives_what_each_one_gives_alone(backend, alone, sampling):
     done = []
     together = backend.generate_many(CONVERSATIONS, sampling, report=done.append)
-    alone = [exact(folder).generate(messages, sampling) for messages in CONVERSATIONS]
-    assert [each.text for each in together] == [each.text for each in alone]
-    assert [each.answer_tokens for each in together] == [each.answer_tokens for each in alone]
+    expected = [alone(messages, sampling) for messages in CONVERSATIONS]
+    assert [each.text for each in together] == [each.text for each in expected]
+    assert [each.answer_tokens for each in together] == [each.answer_tokens for each in expected]
     assert len({each.text for each in together}) == len(CONVERSATIONS)
     assert done[-1] == len(CONVERSATIONS)
     assert backend.notices == ()
@@ -297,7 +338,7 @@ def test_continuous_batching_gives_the_same(backend):
     together = backend.generate_continuously(prompts, GREEDY, report=done.append)
     assert [each.text for each in together] == [backend.generate(each, GREEDY).text for each in CONVERSATIONS]
     assert done == [1, 2, 3, 4, 5]
-    assert backend.generate(CONVERSATIONS[0], PENALISED).text == oracle(backend, CONVERSATIONS[0], PENALISED)
+    assert backend.weights().config._attn_implementation == "sdpa"
 
 
 def test_an_empty_batch(backend):
@@ -305,14 +346,7 @@ def test_an_empty_batch(backend):
 
 
 def test_the_pieces_of_a_stream_are_the_answer(backend):
-    stream = backend.stream(CONVERSATIONS[2], DRAWN)
-    pieces = []
-    while True:
-        try:
-            pieces.append(next(stream))
-        except StopIteration as end:
-            generation = end.value
-            break
+    pieces, generation = consume(backend.stream(CONVERSATIONS[2], DRAWN))
     assert len(pieces) > 5
     assert all(pieces)
     assert "".join(pieces) == generation.text
@@ -322,30 +356,31 @@ def test_the_pieces_of_a_stream_are_the_answer(backend):
 def test_seeds_repeat_and_leave_the_rest_of_the_program_alone(backend):
     torch.manual_seed(5)
     random.seed(5)
-    expected = torch.rand(1), random.random()
+    expected = torch.rand(1), random.random()  # noqa: S311 - this is about those very sources
     torch.manual_seed(5)
     random.seed(5)
     answers = {
-        seed: {backend.generate(CONVERSATIONS[1], Sampling(24, 0.9, 1.0, seed)).text for _ in range(2)}
+        seed: {backend.generate(CONVERSATIONS[1], Sampling(12, 0.9, 1.0, seed)).text for _ in range(2)}
         for seed in range(4)
     }
     assert all(len(texts) == 1 for texts in answers.values())
     assert len(set.union(*answers.values())) == 4
-    assert len({backend.generate(CONVERSATIONS[1], Sampling(24, 0.9, 1.0)).text for _ in range(4)}) == 4
-    assert (torch.rand(1), random.random()) == expected
+    assert len({backend.generate(CONVERSATIONS[1], Sampling(12, 0.9, 1.0)).text for _ in range(4)}) == 4
+    assert (torch.rand(1), random.random()) == expected  # noqa: S311
 
 
 def test_drawing_follows_the_probabilities(backend):
-    """The first token of 300 answers, against the softmax of the scores: the likeliest as often as it should be."""
-    prompt = backend._template.encode(CONVERSATIONS[0])
-    logits = backend.weights()(torch.tensor([prompt]), logits_to_keep=1).logits[0, -1]
-    probability, token = (logits / 2.0).softmax(dim=-1).max(dim=-1)
-    expected = backend._tokenizer.decode([int(token)])
-    drawn = backend.generate_many([CONVERSATIONS[0]], Sampling(1, 2.0, 1.0, 0))  # one, for the shape of it
-    assert drawn[0].answer_tokens == 1
-    found = sum(backend.generate(CONVERSATIONS[0], Sampling(1, 2.0, 1.0, seed)).text == expected for seed in range(300))
-    spread = (300 * float(probability) * (1 - float(probability))) ** 0.5
-    assert abs(found - 300 * float(probability)) < 4 * spread + 1
+    """The first token of 200 answers is the likeliest one as often as its probability says."""
+    prompt = torch.tensor([backend._template.encode(CONVERSATIONS[0])])
+    with torch.no_grad():
+        logits = backend.weights()(prompt, logits_to_keep=1).logits[0, -1]
+    likeliest = backend._decode([int(logits.argmax())])
+    by_temperature = {each / 10: float((logits * 10 / each).softmax(dim=-1).max()) for each in range(1, 30)}
+    temperature, probability = next((each, share) for each, share in by_temperature.items() if share < 0.7)
+    assert probability > 0.2
+    drawn = [backend.generate(CONVERSATIONS[0], Sampling(1, temperature, 1.0, seed)).text for seed in range(200)]
+    spread = (200 * probability * (1 - probability)) ** 0.5
+    assert abs(drawn.count(likeliest) - 200 * probability) < 4 * spread
 
 
 @pytest.mark.parametrize("many", [False, True])
@@ -365,28 +400,28 @@ def test_a_prompt_over_the_window_is_refused_before_anything_is_computed(folder,
 # ---- what was read before --------------------------------------------------------------------------------------------
 
 
-def test_a_prompt_that_begins_like_the_last_is_read_from_where_it_differs(folder):
+def test_a_prompt_that_begins_like_the_last_is_read_from_where_it_differs(folder, alone):
     backend = exact(folder)
     assert backend.generate(CONVERSATIONS[1], GREEDY).reused_tokens == 0
     for messages in (CONVERSATIONS[3], CONVERSATIONS[4], CONVERSATIONS[4], CONVERSATIONS[2]):
         again = backend.generate(messages, PENALISED)
         assert 20 < again.reused_tokens < again.prompt_tokens
-        assert again.text == exact(folder).generate(messages, PENALISED).text
+        assert again.text == alone(messages, PENALISED).text
     other = backend.generate((Message("user", "entirely different"),), GREEDY)
     assert other.reused_tokens < 10
-    assert other.text == exact(folder).generate((Message("user", "entirely different"),), GREEDY).text
+    assert other.text == alone((Message("user", "entirely different"),), GREEDY).text
 
 
-def test_a_conversation_that_goes_on_is_not_read_again(folder):
+def test_a_conversation_that_goes_on_is_not_read_again(folder, alone):
     backend = exact(folder)
     first = backend.generate(CONVERSATIONS[1], GREEDY)
     longer = (*CONVERSATIONS[1], Message("assistant", "It makes one."), Message("user", "Of what?"))
     second = backend.generate(longer, GREEDY)
     assert second.reused_tokens >= first.prompt_tokens - 2
-    assert second.text == exact(folder).generate(longer, GREEDY).text
+    assert second.text == alone(longer, GREEDY).text
 
 
-def test_a_stream_that_is_closed_stops_the_computation(folder):
+def test_a_stream_that_is_closed_stops_the_computation(folder, alone):
     backend = exact(folder)
     steps = []
     backend.weights().register_forward_hook(lambda *_: steps.append(1))
@@ -396,12 +431,12 @@ def test_a_stream_that_is_closed_stops_the_computation(folder):
     assert len(steps) < 10
     again = backend.generate(CONVERSATIONS[1], GREEDY)
     assert again.reused_tokens == again.prompt_tokens - 1
-    assert again.text == exact(folder).generate(CONVERSATIONS[1], GREEDY).text
+    assert again.text == alone(CONVERSATIONS[1], GREEDY).text
 
 
-def test_streams_side_by_side_do_not_touch_each_other(folder):
+def test_streams_side_by_side_do_not_touch_each_other(folder, alone):
     backend = exact(folder)
-    expected = [exact(folder).generate(messages, DRAWN).text for messages in CONVERSATIONS[:2]]
+    expected = [alone(messages, DRAWN).text for messages in CONVERSATIONS[:2]]
     first, second = (backend.stream(messages, DRAWN) for messages in CONVERSATIONS[:2])
     next(first)
     next(second)
@@ -409,9 +444,9 @@ def test_streams_side_by_side_do_not_touch_each_other(folder):
     assert [drain(first).text, drain(second).text] == expected
 
 
-def test_threads_do_not_touch_each_other(folder):
+def test_threads_do_not_touch_each_other(folder, alone):
     backend = exact(folder)
-    expected = [exact(folder).generate(messages, GREEDY).text for messages in CONVERSATIONS]
+    expected = [alone(messages, GREEDY).text for messages in CONVERSATIONS]
     found: dict[int, list[str]] = {}
 
     def ask(number):
@@ -434,23 +469,23 @@ def test_sliding_attention_is_off_within_its_reach_and_on_beyond(tmp_path, folde
         generation = backend.generate(messages, GREEDY)
         assert generation.reused_tokens == 0
         assert generation.text == oracle(backend, messages, GREEDY)
-    alone = [backend.generate(messages, GREEDY).text for messages in CONVERSATIONS]
-    assert [each.text for each in backend.generate_many(CONVERSATIONS, GREEDY)] == alone
+    expected = [backend.generate(messages, GREEDY).text for messages in CONVERSATIONS]
+    assert [each.text for each in backend.generate_many(CONVERSATIONS, GREEDY)] == expected
     with pytest.raises(ModelError, match="sliding attention, which a quantised key-value cache cannot serve"):
         exact(short, kv_cache="8bit")
 
 
 @pytest.mark.parametrize("kv_cache", ["8bit", "4bit"])
-def test_a_quantised_cache_answers_and_nearly_the_same(folder, backend, kv_cache):
+def test_a_quantised_cache_answers_and_begins_the_same(folder, alone, kv_cache):
     pytest.importorskip("hqq", reason="the quantised key-value cache needs hqq")
     quantised = exact(folder, kv_cache=kv_cache)
-    alone = [quantised.generate(messages, GREEDY) for messages in CONVERSATIONS]
-    assert all(each.answer_tokens == 24 and each.reused_tokens == 0 for each in alone)
-    full = [backend.generate(messages, GREEDY).text for messages in CONVERSATIONS]
-    first = [text[:3] for text in full]
-    assert [each.text[:3] for each in alone] == first  # the prompt itself is read in full precision
+    one_by_one = [quantised.generate(messages, GREEDY) for messages in CONVERSATIONS]
+    assert all(each.answer_tokens == 12 and each.reused_tokens == 0 for each in one_by_one)
+    # The prompt itself is read in full precision, so the first token is the same.
+    first = [alone(messages, replace(GREEDY, max_tokens=1)).text for messages in CONVERSATIONS]
     together = quantised.generate_many(CONVERSATIONS, GREEDY)
-    assert [each.text[:3] for each in together] == first
+    for generation, begins in zip([*one_by_one, *together], [*first, *first], strict=True):
+        assert generation.text.startswith(begins)
 
 
 # ---- where an answer ends --------------------------------------------------------------------------------------------
@@ -458,31 +493,23 @@ def test_a_quantised_cache_answers_and_nearly_the_same(folder, backend, kv_cache
 
 @pytest.mark.parametrize(
     "text",
-    ["I see it well.", "龘 and 你好世界 in it", "naïve 😀 ok", "Prices: $5 < 10, `a[i]`\nnew line"],
+    ["I see it well.", "龘你好世界 in it", "naïve 😀 ok", "Prices: $5 < 10, `a[i]` too"],
 )
 def test_a_text_is_streamed_as_it_is(save_chain, text):
     backend = exact(save_chain(text))
-    stream = backend.stream((Message("user", "?"),), Sampling(60, 0, 1.0))
-    pieces = []
-    with pytest.raises(StopIteration) as end:
-        while True:
-            pieces.append(next(stream))
-    assert "".join(pieces) == end.value.value.text == text
-    assert end.value.value.complete
+    pieces, generation = consume(backend.stream((Message("user", "?"),), Sampling(60, 0, 1.0)))
+    assert "".join(pieces) == generation.text == text
+    assert generation.complete
     assert not any("\ufffd" in piece for piece in pieces)
-    assert end.value.value.answer_tokens == len(backend._tokenizer.encode(text, add_special_tokens=False))
+    assert generation.answer_tokens == len(backend.tokenizer.encode(text, add_special_tokens=False))
 
 
 def test_an_answer_ends_where_another_turn_begins(save_chain):
     template = ZEPHYR_TEMPLATE.replace("<|user|>", "@@ASKED:").replace("<|assistant|>", "##TOLD:")
     backend = exact(save_chain("It is blue. @@ASKED: more", template=template, end=False))
-    pieces = []
-    stream = backend.stream((Message("user", "?"),), Sampling(60, 0, 1.0))
-    with pytest.raises(StopIteration) as end:
-        while True:
-            pieces.append(next(stream))
-    assert end.value.value.text == "".join(pieces) == "It is blue. "
-    assert end.value.value.complete
+    pieces, generation = consume(backend.stream((Message("user", "?"),), Sampling(60, 0, 1.0)))
+    assert generation.text == "".join(pieces) == "It is blue. "
+    assert generation.complete
     together = backend.generate_many([(Message("user", "?"),)] * 3, Sampling(60, 0, 1.0))
     assert [each.text for each in together] == ["It is blue. "] * 3
 
@@ -549,7 +576,7 @@ def test_a_draft_keeps_spaces_behind_the_first_word(backend):
     """Zephyr's decoder drops the space before a text; between the tokens of one it must stay."""
     text = "Yes 龘龘 it is, 你好 — and\n  so on"
     made = backend._draft(Sampling(1000))
-    pieces = [made.add(token) for token in backend._tokenizer.encode(text, add_special_tokens=False)] + [made.add(2)]
+    pieces = [made.add(token) for token in backend.tokenizer.encode(text, add_special_tokens=False)] + [made.add(2)]
     assert "".join(pieces) == text
 
 

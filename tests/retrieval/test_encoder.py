@@ -346,7 +346,7 @@ def test_a_missing_model_says_where_it_was_looked_for_and_what_to_do(tmp_path, m
     message = str(caught.value)
     assert str(tmp_path / "org" / "no-such-model") in message
     assert str(tmp_path / "hub") in message
-    assert message.endswith("run: hf download org/no-such-model")
+    assert message.endswith("run: rag models fetch org/no-such-model")
 
 
 @pytest.mark.parametrize("name", ["/no/such/folder", "a/b/c", "..", "x\0y", "~", "no such name"])

@@ -115,5 +115,5 @@ def test_a_missing_hub_model_is_not_fetched(offline: Offline, tmp_path: Path):
         "except ModelError as error:\n    print(error)"
     )
     printed, tried = offline("-c", code)
-    assert "hf download thenlper/no-such-model" in printed
+    assert "rag models fetch thenlper/no-such-model" in printed
     assert tried == ""
