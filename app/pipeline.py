@@ -31,7 +31,6 @@ from retrieval.records import ChunkingSpec, Document, Hit, Trace
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from reader.verify import SupportModel
 
     from app.config import Config
     from ingest.build import Settings
@@ -40,6 +39,7 @@ if TYPE_CHECKING:
     from reader.backends.zephyr import ZephyrSettings
     from reader.reader import Reader
     from reader.records import Answer, Turn
+    from reader.verify import SupportModel
     from retrieval.analyze import Analyzer
     from retrieval.dense import DenseIndex
     from retrieval.encoder import Encoder
@@ -400,11 +400,10 @@ class Pipeline:
             return ExtractiveReader(
                 interaction, self._document, min_evidence=config.min_evidence, max_sentences=config.sentences
             )
-        from reader.compress import Compressor
-        from reader.verify import Verifier
-
         from reader.backends.base import Sampling
+        from reader.compress import Compressor
         from reader.generative import GenerativeReader
+        from reader.verify import Verifier
 
         return GenerativeReader(
             self._backend,

@@ -24,10 +24,10 @@ SETS = ("squad1_dev", "clapnq_dev", "xquad_zh", "cmrc2018_dev", "drcd_dev", "hot
 _QUESTIONS = 400
 _PASSAGES = 5
 _RULES = {  # what compression is given: nearly, least_share
-    "less": (0.95, 0.12),
+    "less": (0.93, 0.12),
     "shipped": (NEARLY, LEAST_SHARE),
-    "more": (0.78, 0.3),
-    "fixed share": (2.0, 0.26),  # nothing is twice as good as the best
+    "more": (0.76, 0.3),
+    "fixed share": (2.0, 0.25),  # nothing is twice as good as the best
 }
 _WAYS = ("ours", "first sentences", "fewer passages", "overlap")
 

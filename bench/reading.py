@@ -34,6 +34,7 @@ _WAYS: tuple[tuple[str, Quantization], ...] = (("bf16", "none"), ("NF4", "4bit")
 def run(*, limit: int | None = None) -> Table:
     """Both precisions, with up to `limit` questions (default: 64)."""
     import torch
+
     from tests.small_models import ZEPHYR_SHAPE, save_small_model
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -45,7 +46,7 @@ def run(*, limit: int | None = None) -> Table:
         torch.set_default_dtype(torch.bfloat16)
         try:
             with torch.device(device):
-                folder = save_small_model(Path(work) / "random", **sizes)
+                folder = save_small_model(Path(work) / "random", **sizes)  # type: ignore[arg-type]  # sizes of a config
         finally:
             torch.set_default_dtype(torch.float32)
         columns = []
@@ -128,9 +129,7 @@ def _against_a_loop(backend: ZephyrBackend, model: Any, questions: int) -> dict[
 
 def _loop(backend: ZephyrBackend, model: Any, conversations: Sequence[Sequence[Message]]) -> None:
     from transformers import pipeline
-    from transformers.utils import logging
 
-    logging.set_verbosity_error()
     write: Any = pipeline("text-generation", model=model, tokenizer=backend.tokenizer)
     for messages in conversations:
         turns = [{"role": message.role, "content": message.content} for message in messages]

@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 from retrieval.analyze import is_stop_word, simplified_characters
 
@@ -194,8 +194,12 @@ def numbers(text: str) -> tuple[Number, ...]:
 
 def _plain(text: str) -> str:
     """One character for each: full width and traditional forms folded, so that offsets stay."""
-    folded = (unicodedata.normalize("NFKC", each) if "\uff01" <= each <= "\uff5e" else each for each in text)
-    return "".join(folded).translate(simplified_characters()) if not text.isascii() else text
+    return text if text.isascii() else text.translate(_folded())
+
+
+@cache
+def _folded() -> dict[int, str]:
+    return {code: chr(code - 0xFEE0) for code in range(0xFF01, 0xFF5F)} | simplified_characters()
 
 
 def _digits(text: str) -> Iterator[Number]:
@@ -388,7 +392,7 @@ _OPPOSITES = (
 )
 
 
-@lru_cache(maxsize=1)
+@cache
 def _sides() -> dict[str, tuple[tuple[int, int], ...]]:
     """Each word of _OPPOSITES with the pairs it is of and its side in each."""
     found: dict[str, tuple[tuple[int, int], ...]] = {}
@@ -399,7 +403,7 @@ def _sides() -> dict[str, tuple[tuple[int, int], ...]]:
     return found
 
 
-@lru_cache(maxsize=1)
+@cache
 def _opposite_words() -> re.Pattern[str]:
     words = sorted(_sides(), key=len, reverse=True)
     latin, han = ([word for word in words if word.isascii() is ascii_] for ascii_ in (True, False))

@@ -216,6 +216,7 @@ class _Units:
     term_spans: Sequence[Span]
     counted_terms: int
     known: float
+    words: Sequence[str]
 
     def without(self, spans: Sequence[Span]) -> _Units:
         """The same claim, as if it said nothing there."""
@@ -248,6 +249,7 @@ def _units(interaction: Interaction, asked: Question) -> _Units:
         term_spans=[places[term] for term in terms],
         counted_terms=len(counted),
         known=asked.known,
+        words=words(asked.text)[:_MOST_WORDS],
     )
 
 
@@ -262,6 +264,7 @@ class _Window:
     present: Floats
     about: float
     score: float
+    said: Sequence[str]
 
     @cached_property
     def words(self) -> list[str]:
@@ -270,6 +273,39 @@ class _Window:
     @cached_property
     def numbers(self) -> tuple[Number, ...]:
         return numbers(self.text)
+
+    @cached_property
+    def aligned(self) -> list[Span]:
+        """Places in the claim's words and in these that correspond, in order."""
+        return _aligned(self.said, self.words)
+
+    @cached_property
+    def is_quoted(self) -> bool:
+        """Whether so many of the claim's words stand here in order that a difference must be meant."""
+        return len(self.aligned) >= _NEARLY_QUOTED * len(self.said) and bool(self.aligned)
+
+    @cached_property
+    def gaps(self) -> list[tuple[Span, Span]]:
+        """Where claim and window part between two words that they share, and soon meet again: both stretches."""
+        return [
+            ((a, b), (left, right))
+            for (a, left), (b, right) in pairwise(self.aligned)
+            if b - a <= _NEAR and right - left <= _NEAR
+        ]
+
+    @cached_property
+    def replaced(self) -> list[tuple[str, str]]:
+        """What the claim says and what stands in its place, where it is nearly a copy."""
+        return [
+            (" ".join(self.said[a + 1 : b]), " ".join(self.words[left + 1 : right]))
+            for (a, b), (left, right) in (self.gaps if self.is_quoted else ())
+            if b - a > 1 and right - left > 1
+        ]
+
+    @cached_property
+    def run(self) -> int:
+        """How many words on end the claim and these have in common."""
+        return _longest_run(self.said, self.words)
 
 
 @dataclass(frozen=True)
@@ -335,6 +371,7 @@ class _View:
             present=self.present[rows].max(axis=0, initial=0.0),
             about=float(self.about[rows].mean()),
             score=float(scores[at]),
+            said=self.units.words,
         )
         return window.score - _LONGER * (size - 1), window
 
@@ -361,14 +398,6 @@ class _Compared:
     def names(self) -> tuple[str, ...]:
         return names(self.claim)
 
-    @cached_property
-    def words(self) -> list[str]:
-        return words(self.claim)[:_MOST_WORDS]
-
-    def aligned(self, window: _Window) -> list[Span]:
-        """Places in the claim's and in the window's words that correspond, in order."""
-        return _aligned(self.words, window.words)
-
     def without(self, spans: Sequence[Span]) -> _Compared:
         units = self.units.without(spans)
         return _Compared(self.claim, units, [replace(view, units=units) for view in self.views], spans)
@@ -393,7 +422,7 @@ FEATURES = (
 
 def _features(compared: _Compared, views: Sequence[_View]) -> dict[str, float]:
     """What speaks for and against a claim, given some of the passages: a value for each of FEATURES."""
-    units, said = compared.units, compared.words
+    units, said = compared.units, compared.units.words
     best = max((view.best for view in views), key=lambda window: window.score)
     single = max((view.single for view in views), key=lambda window: window.score)
     together = np.maximum.reduce([view.whole for view in views])
@@ -410,8 +439,8 @@ def _features(compared: _Compared, views: Sequence[_View]) -> dict[str, float]:
         max(float(view.best.present @ units.term_weights) for view in views),
         all_terms,
         len(pairs & there) / len(pairs) if pairs else all_terms,
-        len(compared.aligned(best)) / max(1, len(said)),
-        _longest_run(said, best.words) / max(1, len(said)),
+        len(best.aligned) / max(1, len(said)),
+        best.run / max(1, len(said)),
         single.about,
         len({*best.terms} & {*units.terms}) / max(1, len({*best.terms})),
         float(bool(_missing_numbers(compared, views))),
@@ -429,8 +458,11 @@ def _soft_minimum(matched: Floats, weights: Floats) -> float:
 
 
 def _missing_numbers(compared: _Compared, views: Sequence[_View]) -> list[Number]:
-    there = [number for view in views for number in view.numbers]
-    return [one for one in compared.numbers if not any(holds(other, one) for other in there)]
+    return [
+        wanted
+        for wanted in compared.numbers
+        if not any(holds(found, wanted) for view in views for found in view.numbers)
+    ]
 
 
 def _missing_names(compared: _Compared, views: Sequence[_View]) -> float:
@@ -445,29 +477,47 @@ def _missing_names(compared: _Compared, views: Sequence[_View]) -> float:
 
 def _is_copied(compared: _Compared, view: _View) -> bool:
     """Whether a passage has the claim word for word, or all but words that carry no meaning, with every fact."""
-    if f" {' '.join(compared.words)} " in view.plain:
+    if f" {' '.join(compared.units.words)} " in view.plain:
         return True
     window = view.best
     if not window.present.all() or _missing_numbers(compared, [view]) or _missing_names(compared, [view]):
         return False
     if _is_misquoted(compared, window):
         return False
-    return len(compared.aligned(window)) >= _NEARLY_COPIED * len(compared.words)
+    return len(window.aligned) >= _NEARLY_COPIED * len(compared.units.words)
 
 
 def _is_misquoted(compared: _Compared, window: _Window) -> bool:
     """Whether a claim is nearly a copy, but denies what was said, says what was denied, or turns it round."""
-    aligned = compared.aligned(window)
-    if len(aligned) < _NEARLY_QUOTED * len(compared.words):
+    if not window.is_quoted:
         return False
     if reversed_words(compared.claim, window.text):
         return True
-    said, stands = (set(places) for places in zip(*aligned, strict=True))
-    if any(word == DENIED and at not in said for at, word in enumerate(compared.words)):
+    said, stands = (set(places) for places in zip(*window.aligned, strict=True))
+    if any(word == DENIED and at not in said for at, word in enumerate(window.said)):
         return True
-    gaps = [(left, right) for (a, left), (b, right) in pairwise(aligned) if b - a <= _NEAR and right - left <= _NEAR]
     left_out = [at for at, word in enumerate(window.words) if word == DENIED and at not in stands]
-    return any(left < at < right for at in left_out for left, right in gaps)
+    return any(left < at < right for at in left_out for _, (left, right) in window.gaps)
+
+
+def _replaced_numbers(window: _Window) -> bool:
+    """Whether a claim is nearly a copy, but for a number where the window has another one."""
+    return any(
+        same_kind(one, other) and not holds(other, one)
+        for said, stands in window.replaced
+        for one in numbers(said)
+        for other in numbers(stands)
+    )
+
+
+def _replaced_names(compared: _Compared, window: _Window) -> bool:
+    """The same for names; a name that the window has elsewhere may have been put in for a pronoun or a part of it."""
+    own, there = ({word for name in names(text) for word in words(name)} for text in (compared.claim, window.text))
+    return any(
+        own.difference(window.words).intersection(words(said))
+        and there.difference(window.said).intersection(words(stands))
+        for said, stands in window.replaced
+    )
 
 
 def _aligned(one: Sequence[str], other: Sequence[str]) -> list[Span]:

@@ -6,14 +6,14 @@ part. The best one is quoted, and a second one if it is nearly as good. Knows pa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
+from reader.citations import cite
 from reader.reader import REFUSAL, LookUp, question_language
-from reader.records import Answer, Citation, ReaderInfo, WordMatch
+from reader.records import Answer, ReaderInfo, Turn, WordMatch
 from reader.sentences import BLANK_LINE, LONGEST, announced, pieces, scores, stretches
-from retrieval.errors import RagError
 from retrieval.interaction import Interaction
 from retrieval.records import Document, Hit
 from retrieval.retriever import Retrieved
@@ -55,7 +55,7 @@ class ExtractiveReader:
         self._interaction, self._look_up, self._max_sentences = interaction, look_up, max_sentences
         self._min_evidence = min_evidence
 
-    def read(self, retrieved: Retrieved) -> Answer:
+    def read(self, retrieved: Retrieved, _history: Sequence[Turn] = (), /) -> Answer:
         """The best sentences, quoted with [n] markers, or an abstention where there is too little evidence."""
         answer = Answer(
             question=retrieved.question.text,
@@ -66,6 +66,7 @@ class ExtractiveReader:
             reader=ReaderInfo("extractive", "none"),
             evidence=retrieved.evidence,
             timings_ms=retrieved.timings_ms,
+            abstention="evidence",
         )
         look_up = cache(self._look_up)  # a document is read once an answer, however many of its passages are looked at
         needed = retrieved.evidence_needed if self._min_evidence is None else self._min_evidence
@@ -73,16 +74,26 @@ class ExtractiveReader:
         if not chosen:
             return answer
         citations = tuple(
-            _cite(marker, look_up(retrieved.hits[one.hit].doc_id), retrieved.hits[one.hit], one)
+            cite(marker, look_up(retrieved.hits[one.hit].doc_id), retrieved.hits[one.hit], (one.start, one.end))
             for marker, one in enumerate(chosen, start=1)
         )
         return replace(
             answer,
             text=" ".join(f"{citation.quote} [{citation.marker}]" for citation in citations),
             abstained=False,
+            abstention=None,
             citations=citations,
             matches=tuple(self._explain(retrieved, chosen)),
         )
+
+    def stream(self, retrieved: Retrieved, _history: Sequence[Turn] = (), /) -> Generator[str, None, Answer]:
+        """The answer, at once: nothing is written piece by piece."""
+        yield from ()
+        return self.read(retrieved)
+
+    def read_many(self, retrieved: Sequence[Retrieved], /) -> list[Answer]:
+        """One after the other."""
+        return [self.read(one) for one in retrieved]
 
     def _choose(self, retrieved: Retrieved, look_up: LookUp) -> list[Candidate]:
         """The sentences to quote, best first; neighbours are joined into one quote."""
@@ -138,25 +149,6 @@ def _headings(document: Document, hit: Hit) -> list[tuple[int, int]]:
         for span in document.spans
         if span.kind == "heading" and span.start < hit.end and span.end > hit.start
     ]
-
-
-def _cite(marker: int, document: Document, hit: Hit, one: Candidate) -> Citation:
-    first, last = hit.start + one.start, hit.start + one.end
-    quote = document.text[first:last]
-    if quote != hit.text[one.start : one.end]:
-        raise RagError(f"'{hit.source}' changed in the index while it was read; ask again")
-    return Citation(
-        marker=marker,
-        chunk_id=hit.chunk_id,
-        doc_id=hit.doc_id,
-        source=hit.source,
-        start=first,
-        end=last,
-        quote=quote,
-        line=document.line_at(first),
-        page=document.page_at(first),
-        heading=document.heading_at(first),
-    )
 
 
 def _says(sentence: str) -> bool:
