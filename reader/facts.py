@@ -345,7 +345,7 @@ def names(text: str) -> tuple[str, ...]:
 DENIED = "¬"
 _WORD = re.compile(f"{DENIED}|[\u3400-\u9fff]|[^\\W_\u3400-\u9fff]+(?:[.,]\\d+)*")
 _DENIAL = re.compile(
-    r"\b(?:not|no|never|none|nobody|nothing|neither|nor|without|cannot|lacks?|lacking|fails?|failed|unable|unlike)\b"
+    r"\b(?:not|no(?!\.?\s?\d)|never|none|nobody|nothing|neither|nor|without|cannot|lacks?|lacking|fails?|failed|unable|unlike)\b"
     r"|n[’']t\b|不(?!仅|但|过|同|少|断|久|只|管|论|得不)|没有?|未(?!来)|无(?!论|数|疑|线)|非(?=是|常规)|毫无|并非",
     re.IGNORECASE,
 )
@@ -410,10 +410,10 @@ def _opposite_words() -> re.Pattern[str]:
     return re.compile(rf"\b(?:{'|'.join(latin)})\b|{'|'.join(han)}", re.IGNORECASE)
 
 
-def reversed_words(claim: str, evidence: str) -> int:
-    """How many of a claim's words of direction (increase, before, 高于) stand in the evidence only as the opposite."""
+def reversed_words(claim: str, evidence: str) -> bool:
+    """Whether a claim's word of direction (increase, before, 高于) stands in the evidence only as its opposite."""
     wanted, found = _directions(claim), _directions(evidence)
-    return sum((pair, side) not in found and (pair, 1 - side) in found for pair, side in wanted)
+    return any((pair, side) not in found and (pair, 1 - side) in found for pair, side in wanted)
 
 
 def _directions(text: str) -> frozenset[tuple[int, int]]:

@@ -143,17 +143,20 @@ class Verifier:
         if any(_is_copied(compared, view) for view in views):
             return _COPIED
         support = self._weights.support(_features(compared, views))
-        best = max((view.best for view in views), key=lambda window: window.score)
-        return min(support, _CONTRADICTED) if _is_misquoted(compared, best) else support
+        quoted = [view.best for view in views if view.best.is_quoted]
+        misquoted = bool(quoted) and all(_is_misquoted(compared, window) for window in quoted)
+        return min(support, _CONTRADICTED) if misquoted else support
 
     def _contradicts(self, compared: _Compared) -> bool:
-        """Whether a number is what speaks against the claim: all the rest is borne out, and another one is there."""
-        missing = _missing_numbers(compared, compared.views)
-        if not missing:
+        """Whether a number is what speaks against the claim: the rest is borne out, and another stands in its place."""
+        if any(_is_copied(compared, view) for view in compared.views):
             return False
-        best = max(compared.views, key=lambda view: view.best.score)
-        own = [number for number in compared.numbers if number not in missing]
-        others = [each for each in best.best.numbers if each.stated and not any(holds(each, one) for one in own)]
+        quoted = [view.best for view in compared.views if view.best.is_quoted]
+        if quoted and all(map(_has_other_number, quoted)):
+            return True
+        missing = _missing_numbers(compared, compared.views)
+        found = max((view.best for view in compared.views), key=lambda window: window.score).numbers
+        others = [other for other in found if other.stated and not any(holds(other, own) for own in compared.numbers)]
         if not any(same_kind(other, number) for other in others for number in missing):
             return False
         rest = compared.without([(number.start, number.end) for number in missing])
@@ -294,10 +297,13 @@ class _Window:
         ]
 
     @cached_property
-    def replaced(self) -> list[tuple[str, str]]:
-        """What the claim says and what stands in its place, where it is nearly a copy."""
+    def replaced(self) -> list[tuple[tuple[str, str], tuple[str, str]]]:
+        """What the claim says and what stands in its place, alone and with the words that both have around it."""
         return [
-            (" ".join(self.said[a + 1 : b]), " ".join(self.words[left + 1 : right]))
+            (
+                (_text(self.said[a + 1 : b]), _text(self.words[left + 1 : right])),
+                (_text(self.said[a : b + 1]), _text(self.words[left : right + 1])),
+            )
             for (a, b), (left, right) in (self.gaps if self.is_quoted else ())
             if b - a > 1 and right - left > 1
         ]
@@ -482,17 +488,22 @@ def _is_copied(compared: _Compared, view: _View) -> bool:
     window = view.best
     if not window.present.all() or _missing_numbers(compared, [view]) or _missing_names(compared, [view]):
         return False
-    if _is_misquoted(compared, window):
+    if window.is_quoted and _is_misquoted(compared, window):
         return False
     return len(window.aligned) >= _NEARLY_COPIED * len(compared.units.words)
 
 
 def _is_misquoted(compared: _Compared, window: _Window) -> bool:
-    """Whether a claim is nearly a copy, but denies what was said, says what was denied, or turns it round."""
-    if not window.is_quoted:
-        return False
-    if reversed_words(compared.claim, window.text):
-        return True
+    """Whether what is nearly a copy says something else: a denial too many or too few, another name, a turned word."""
+    return (
+        _is_denied(window)
+        or _has_other_number(window)
+        or _has_other_name(compared, window)
+        or any(reversed_words(*around) for _, around in window.replaced)
+    )
+
+
+def _is_denied(window: _Window) -> bool:
     said, stands = (set(places) for places in zip(*window.aligned, strict=True))
     if any(word == DENIED and at not in said for at, word in enumerate(window.said)):
         return True
@@ -500,23 +511,21 @@ def _is_misquoted(compared: _Compared, window: _Window) -> bool:
     return any(left < at < right for at in left_out for _, (left, right) in window.gaps)
 
 
-def _replaced_numbers(window: _Window) -> bool:
-    """Whether a claim is nearly a copy, but for a number where the window has another one."""
+def _has_other_number(window: _Window) -> bool:
     return any(
         same_kind(one, other) and not holds(other, one)
-        for said, stands in window.replaced
+        for (said, stands), _ in window.replaced
         for one in numbers(said)
         for other in numbers(stands)
     )
 
 
-def _replaced_names(compared: _Compared, window: _Window) -> bool:
-    """The same for names; a name that the window has elsewhere may have been put in for a pronoun or a part of it."""
+def _has_other_name(compared: _Compared, window: _Window) -> bool:
+    """A name that the window has elsewhere may stand for a pronoun or for a part of it."""
     own, there = ({word for name in names(text) for word in words(name)} for text in (compared.claim, window.text))
+    new, old = own.difference(window.words), there.difference(window.said)
     return any(
-        own.difference(window.words).intersection(words(said))
-        and there.difference(window.said).intersection(words(stands))
-        for said, stands in window.replaced
+        new.intersection(words(said)) and old.intersection(words(stands)) for (said, stands), _ in window.replaced
     )
 
 
@@ -540,6 +549,11 @@ def _aligned(one: Sequence[str], other: Sequence[str]) -> list[Span]:
             left, right = left - 1, right - 1
             found.append((left, right))
     return found[::-1]
+
+
+def _text(found: Sequence[str]) -> str:
+    """Words as they are written: no space between Chinese characters."""
+    return re.sub("(?<=[\u3400-\u9fff]) (?=[\u3400-\u9fff])", "", " ".join(found))
 
 
 def _longest_run(one: Sequence[str], other: Sequence[str]) -> int:
