@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ingest.build import Settings
     from prompts import Prompt
     from reader.backends.base import Backend
-    from reader.backends.zephyr import ZephyrSettings
+    from reader.backends.loading import ZephyrSettings
     from reader.reader import Reader
     from reader.records import Answer, Turn
     from reader.verify import SupportModel
@@ -484,7 +484,7 @@ def _attempted(job: Callable[[], _T]) -> _T | RagError:
 
 def zephyr_settings(config: Config, choice: ProfileChoice) -> ZephyrSettings:
     """The settings of the Zephyr backend, as the config has them."""
-    from reader.backends.zephyr import ZephyrSettings
+    from reader.backends.loading import ZephyrSettings
 
     return ZephyrSettings(
         model=config.model,

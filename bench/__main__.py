@@ -11,7 +11,20 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from bench import calibrating, extracting, ingesting, quality, retrieval, scaling, splitting, starting
+from bench import (
+    calibrating,
+    citing,
+    compressing,
+    extracting,
+    ingesting,
+    quality,
+    reading,
+    retrieval,
+    scaling,
+    splitting,
+    starting,
+    verifying,
+)
 from bench.data import DataMissingError
 from bench.table import Table
 
@@ -36,6 +49,10 @@ def main() -> None:
         "retrieval": partial(retrieval.run, limit=arguments.limit),
         "extracting": partial(extracting.run, limit=arguments.limit),
         "calibrating": partial(calibrating.run, limit=arguments.limit),
+        "compressing": partial(compressing.run, limit=arguments.limit),
+        "verifying": partial(verifying.run, limit=arguments.limit),
+        "citing": partial(citing.run, limit=arguments.limit),
+        "reading": partial(reading.run, limit=arguments.limit),
     }
     unknown = set(arguments.names) - benches.keys()
     if unknown:

@@ -23,8 +23,8 @@ from retrieval.retriever import Retrieved
 from retrieval.sentences import sentences
 
 SETS = (
-    "squad1_dev", "squad2_dev_big", "scifact", "cranfield", "hotpot100", "musique100", "multihoprag_facts", "clapnq_dev",
-    "mtrag_un", "hf_quiz_en", "hf_quiz_zh", "xquad_en", "xquad_zh", "cmrc2018_dev", "drcd_dev", "rgb_zh", "rgb_en_fact",
+    "squad1_dev", "squad2_dev_big", "scifact", "cranfield", "hotpot100", "musique100", "multihoprag_facts",
+    "clapnq_dev", "mtrag_un", "hf_quiz_en", "hf_quiz_zh", "xquad_en", "xquad_zh", "cmrc2018_dev", "drcd_dev", "rgb_zh", "rgb_en_fact",
     FILES,
 )  # fmt: skip
 _QUESTIONS = 60
@@ -178,7 +178,7 @@ def _negated(found: Retrieved, chance: random.Random) -> str | None:
     return None
 
 
-def _elsewhere(found: Retrieved, chance: random.Random) -> str | None:
+def _elsewhere(_found: Retrieved, chance: random.Random) -> str | None:
     """What no passage says."""
     return chance.choice(
         (

@@ -158,7 +158,7 @@ def _skipped() -> int:
 def _qags(found: Iterator[dict[str, object]]) -> Iterator[Case]:
     for row in found:
         # its articles were cut into tokens and put together again: 3, 000 people, 2. 4 miles
-        article = re.sub(r"(\d), (\d{3})\b", r"\1,\2", re.sub(r"(\d)\. (\d)", r"\1.\2", str(row["article"])))
+        article = re.sub(r"(?<=\d)([.,]) (?=\d)", r"\1", str(row["article"]))
         yield Case(str(row["doc"]), str(row["sentence"]), [("", article)], bool(row["supported"]), str(row["src"]))
 
 

@@ -134,19 +134,32 @@ class GenerativeReader:
             system, user = prompt.fill({"refusal": REFUSAL[language], "passages": passages, "question": question})
             return (Message("system", system), *turns, Message("user", user))
 
-        packed = self._packed(retrieved, messages)
+        kept = self._kept(retrieved)
+        packed = self._packed(retrieved, kept, messages)
         sent = messages(packed.text)
         info = PromptInfo(
-            prompt.name,
-            prompt.sha256,
-            self._backend.prompt_tokens(sent),
-            packed.dropped,
-            packed.cut,
-            packed.saved_tokens,
+            name=prompt.name,
+            sha256=prompt.sha256,
+            tokens=self._backend.prompt_tokens(sent),
+            dropped=packed.dropped,
+            cut=packed.cut,
+            saved_tokens=packed.saved_tokens,
+            beside_the_point=tuple(hit.chunk_id for hit, own in zip(retrieved.hits, kept, strict=True) if own == ()),
         )
         return _Asked(replace(answer, prompt=info), retrieved, sent, packed.shown)
 
-    def _packed(self, retrieved: Retrieved, messages: Callable[[str], tuple[Message, ...]]) -> Packed:
+    def _kept(self, retrieved: Retrieved) -> Sequence[tuple[tuple[int, int], ...] | None]:
+        """The stretches of each hit to show; None for all of it."""
+        if self._compressor is None:
+            return [None] * len(retrieved.hits)
+        return self._compressor.keep(retrieved.question, retrieved.hits, retrieved.passages)
+
+    def _packed(
+        self,
+        retrieved: Retrieved,
+        kept: Sequence[tuple[tuple[int, int], ...] | None],
+        messages: Callable[[str], tuple[Message, ...]],
+    ) -> Packed:
         frame = self._backend.prompt_tokens(messages(""))
         room = self._backend.window - self._sampling.max_tokens - frame
         if room < _LEAST_ROOM:
@@ -156,9 +169,6 @@ class GenerativeReader:
                 " max_answer_tokens, or raise window"
             )
         look_up = cache(self._look_up)
-        kept: Sequence[tuple[tuple[int, int], ...] | None] = [None] * len(retrieved.hits)
-        if self._compressor is not None:
-            kept = self._compressor.keep(retrieved.question, retrieved.hits, retrieved.passages)
         blocks = [Block(hit, look_up(hit.doc_id).title, own) for hit, own in zip(retrieved.hits, kept, strict=True)]
         packed = pack(blocks, room=room, count=self._backend.count_tokens)
         if not packed.shown:

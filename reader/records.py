@@ -62,8 +62,9 @@ class ReaderInfo:
 class PromptInfo:
     """The prompt a language model was given: its name, fingerprint, and length in the model's own tokens.
 
-    dropped: chunk_ids of the hits it had no room for. cut: of those that it holds only a part of. saved_tokens: of
-    sentences beside the point, left out where prompts are compressed.
+    dropped: chunk_ids of the hits that are not in it: those it had no room for, and where prompts are compressed those
+    without a sentence that matters (`beside_the_point`). cut: of those that room ended in. saved_tokens: of the
+    sentences that compression left out of the others.
     """
 
     name: str
@@ -72,6 +73,7 @@ class PromptInfo:
     dropped: tuple[str, ...] = ()
     cut: tuple[str, ...] = ()
     saved_tokens: int = 0
+    beside_the_point: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -289,10 +289,16 @@ class _Window:
 
     @cached_property
     def gaps(self) -> list[tuple[Span, Span]]:
-        """Where claim and window part between two words that they share, and soon meet again: both stretches."""
+        """Where claim and window part between two words that they share, and soon meet again: both stretches.
+
+        What the claim begins or ends with stands for as many words before or behind those that both have.
+        """
+        (first, before), (last, after) = self.aligned[0], self.aligned[-1]
+        left = (-1, max(-1, before - first - 1))
+        right = (len(self.said), min(len(self.words), after + len(self.said) - last))
         return [
             ((a, b), (left, right))
-            for (a, left), (b, right) in pairwise(self.aligned)
+            for (a, left), (b, right) in pairwise([left, *self.aligned, right])
             if b - a <= _NEAR and right - left <= _NEAR
         ]
 
@@ -302,7 +308,7 @@ class _Window:
         return [
             (
                 (_text(self.said[a + 1 : b]), _text(self.words[left + 1 : right])),
-                (_text(self.said[a : b + 1]), _text(self.words[left : right + 1])),
+                (_text(self.said[max(0, a) : b + 1]), _text(self.words[max(0, left) : right + 1])),
             )
             for (a, b), (left, right) in (self.gaps if self.is_quoted else ())
             if b - a > 1 and right - left > 1

@@ -248,10 +248,11 @@ def remarks(answer: Answer) -> list[str]:
     if answer.written and answer.written.removed_markers:
         numbers = ", ".join(map(str, answer.written.removed_markers))
         lines.append(f"! removed citations of passages that do not exist: {numbers}")
-    if answer.prompt and (answer.prompt.dropped or answer.prompt.cut):
+    without_room = set(answer.prompt.dropped) - set(answer.prompt.beside_the_point) if answer.prompt else set()
+    if answer.prompt and (without_room or answer.prompt.cut):
         parts = [
             f"{len(hits)} {word}"
-            for hits, word in ((answer.prompt.dropped, "left out"), (answer.prompt.cut, "shown in part"))
+            for hits, word in ((without_room, "left out"), (answer.prompt.cut, "shown in part"))
             if hits
         ]
         lines.append(f"! passages the model had no room for: {', '.join(parts)}; raise window or lower top_k")

@@ -13,7 +13,7 @@ from functools import cache
 from reader.citations import cite
 from reader.reader import REFUSAL, LookUp, question_language
 from reader.records import Answer, ReaderInfo, Turn, WordMatch
-from reader.sentences import BLANK_LINE, LONGEST, announced, pieces, scores, stretches
+from reader.sentences import BLANK_LINE, announced, scores, stretches
 from retrieval.interaction import Interaction
 from retrieval.records import Document, Hit
 from retrieval.retriever import Retrieved
@@ -23,8 +23,6 @@ PASSAGES_READ = 3
 MAX_SENTENCES = 2
 _PASSAGE_SHARE = 0.5  # how much of its passage's score a sentence is given
 _NEARLY = 0.8  # of the best sentence's score is what a second must reach; .6 finds no more answers, .88 loses 1%
-MAX_QUOTE_CHARS = LONGEST
-_pieces = pieces
 
 
 @dataclass(frozen=True, slots=True)

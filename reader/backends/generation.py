@@ -7,6 +7,7 @@ model that maps token ids to logits; nothing of messages, templates or memory.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from copy import copy
 from itertools import takewhile
 from typing import Any
 
@@ -18,6 +19,9 @@ _UNFINISHED = "\ufffd"
 
 Decode = Callable[[Sequence[int]], str]
 """Token ids to text, control tokens left out."""
+
+KeysAndValues = list[tuple[Any, Any]]
+"""A pair of tensors (rows, heads, tokens, size) for each layer."""
 
 
 class Draft:
@@ -80,10 +84,11 @@ class Draft:
 
 
 class Rows:
-    """Conversations that are gone on with together, a token each a step.
+    """Conversations that are gone on with together, a token each a step. They end in the same column.
 
-    Rows are padded on the left. A `cache` may hold the keys and values of the first `known` tokens, the same in every
-    row: those are not computed again. `tokens` holds what the cache holds, or is about to.
+    A `cache` may hold the keys and values of the first `known` tokens of a single prompt: those are not computed again.
+    ids, mask: int64 (rows, tokens), what was read and chosen, and which of it counts. computed: how many columns of
+    that the cache holds.
     """
 
     def __init__(
@@ -91,36 +96,61 @@ class Rows:
     ) -> None:
         import torch
 
-        self._model, self._cache = model, cache
-        self._device = model.get_input_embeddings().weight.device
+        self._model, self.cache, self.computed = model, cache, known
+        device = model.get_input_embeddings().weight.device
         self._processors = _processors(sampling)
-        self._draws = [_chance(sampling.seed, self._device) for _ in prompts] if sampling.temperature else None
-        width = max(map(len, prompts))
-        mask = torch.ones((len(prompts), width), dtype=torch.long)
-        # Padded with a token of the row's own prompt: it counts as seen anyway, so that no penalty can fall on a token
-        # for being the padding (Zephyr's is its end of sequence). It stands behind what is known, before what is new.
-        ids = torch.empty((len(prompts), width), dtype=torch.long)
-        for row, prompt in enumerate(prompts):
-            new = known + width - len(prompt)
-            ids[row, :known] = torch.tensor(prompt[:known], dtype=torch.long)
-            ids[row, known:new] = prompt[0]
-            ids[row, new:] = torch.tensor(prompt[known:], dtype=torch.long)
-            mask[row, known:new] = 0
-        self._ids, self._mask = ids.to(self._device), mask.to(self._device)
-        self._padded = bool((mask == 0).any())
-        self._computed = known
+        self.draws = [_chance(sampling.seed, device) for _ in prompts] if sampling.temperature else None
+        ids = [torch.tensor([list(prompt)], dtype=torch.long, device=device) for prompt in prompts]
+        self.put(ids, [torch.ones_like(each) for each in ids])
+
+    @classmethod
+    def joined(cls, parts: Sequence[Rows], *, cache: Any) -> Rows:
+        """The rows of all parts, each of which has chosen its next token. Keys and values are copied into `cache`.
+
+        So every prompt is read alone, without padding, and all are written together.
+        """
+        import torch
+
+        rows = copy(parts[0])
+        with torch.inference_mode():
+            rows.put([part.ids for part in parts], [part.mask for part in parts])
+            rows.cache, rows.computed = cache, rows.ids.shape[1] - 1
+            for number in range(len(parts[0].cache.layers)):
+                layers = [part.cache.layers[number] for part in parts]
+                cache.update(
+                    _padded([layer.keys for layer in layers], dim=-2),
+                    _padded([layer.values for layer in layers], dim=-2),
+                    number,
+                )
+        if rows.draws is not None:
+            rows.draws = [draw for part in parts for draw in part.draws or ()]
+        return rows
+
+    def put(self, ids: Sequence[Any], masks: Sequence[Any]) -> None:
+        """Token ids, padded on the left with a token of the row's own prompt, and which of them count.
+
+        The padding counts as seen anyway, then: no penalty can fall on a token for being it (Zephyr's usual one is its
+        end of sequence, and answers would not end).
+        """
+        import torch
+
+        self.mask = _padded([mask[..., None] for mask in masks], dim=-2)[..., 0]
+        padded = _padded([each[..., None] for each in ids], dim=-2)[..., 0]
+        first = torch.cat([each[:, :1] for each in ids])
+        self.ids = torch.where(self.mask == 0, first, padded)
+        self._has_padding = bool((self.mask == 0).any())
 
     def step(self) -> list[int]:
         """The next token of each row. Raises ModelError where the model gives no numbers."""
         import torch
 
         with torch.inference_mode():
-            positions = (self._mask.cumsum(dim=1) - 1).clamp(min=0)[:, self._computed :]
+            positions = (self.mask.cumsum(dim=1) - 1).clamp(min=0)[:, self.computed :]
             output = self._model(
-                input_ids=self._ids[:, self._computed :],
-                attention_mask=self._mask if self._padded else None,
+                input_ids=self.ids[:, self.computed :],
+                attention_mask=self.mask if self._has_padding else None,
                 position_ids=positions,
-                past_key_values=self._cache,
+                past_key_values=self.cache,
                 use_cache=True,
                 logits_to_keep=1,
             )
@@ -130,28 +160,32 @@ class Rows:
                     "the model's scores for the next token are not numbers; its weights are damaged, or the number "
                     "format is too small for them: fetch it again, or use bfloat16 or float32 instead of float16"
                 )
-            self._computed = self._ids.shape[1]
-            tokens = self._choose(self._processors(self._ids, logits))
-            self._ids = torch.cat([self._ids, tokens[:, None]], dim=1)
-            self._mask = torch.cat([self._mask, torch.ones_like(tokens[:, None])], dim=1)
+            self.computed = self.ids.shape[1]
+            tokens = self._choose(self._processors(self.ids, logits))
+            self.ids = torch.cat([self.ids, tokens[:, None]], dim=1)
+            self.mask = torch.cat([self.mask, torch.ones_like(tokens[:, None])], dim=1)
             chosen: list[int] = tokens.tolist()
         return chosen
 
     def keep(self, rows: Sequence[int]) -> None:
-        """Go on with these rows only."""
+        """Go on with these rows only, without the padding that none of them needs."""
         import torch
 
         with torch.inference_mode():
-            kept = torch.tensor(rows, dtype=torch.long, device=self._device)
-            self._ids, self._mask = self._ids[kept], self._mask[kept]
-            self._cache.batch_select_indices(kept)
-        if self._draws is not None:
-            self._draws = [self._draws[row] for row in rows]
+            kept = torch.tensor(rows, dtype=torch.long, device=self.ids.device)
+            spare = int(self.mask[kept].argmax(dim=1).min())
+            self.ids, self.mask = self.ids[kept, spare:], self.mask[kept, spare:]
+            for layer in self.cache.layers:
+                layer.keys, layer.values = layer.keys[kept, :, spare:], layer.values[kept, :, spare:]
+        self.computed -= spare
+        self._has_padding = bool((self.mask == 0).any())
+        if self.draws is not None:
+            self.draws = [self.draws[row] for row in rows]
 
-    def computed(self) -> list[int]:
-        """The tokens of the first row whose keys and values the cache holds."""
-        tokens: list[int] = self._ids[0, : self._computed].tolist()
-        return tokens
+    def first(self) -> tuple[list[int], KeysAndValues]:
+        """Of the first row: tokens, and their keys and values, (1, heads, tokens, size), of each layer."""
+        tokens: list[int] = self.ids[0, : self.computed].tolist()
+        return tokens, [(layer.keys[:1], layer.values[:1]) for layer in self.cache.layers if layer.is_initialized]
 
     def _choose(self, scores: Any) -> Any:
         """The best token of each row, or one drawn by its probability.
@@ -161,9 +195,9 @@ class Rows:
         """
         import torch
 
-        if self._draws is not None:
+        if self.draws is not None:
             noise = torch.empty_like(scores)
-            for row, draw in zip(noise, self._draws, strict=True):
+            for row, draw in zip(noise, self.draws, strict=True):
                 row.exponential_(generator=draw)
             scores = scores - noise.clamp(min=torch.finfo(noise.dtype).tiny).log()
         return scores.argmax(dim=-1)
@@ -198,41 +232,34 @@ def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
     return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*prompts, strict=False)))
 
 
-def read_prefix(model: Any, tokens: Sequence[int], *, rows: int, cache: Any) -> None:
-    """Compute the keys and values of tokens once, and have them for so many rows."""
-    Rows(model, [tokens], Sampling(temperature=0, repetition_penalty=1), cache=cache).step()
-    cache.batch_repeat_interleave(rows)
+def _padded(parts: Sequence[Any], *, dim: int) -> Any:
+    """Tensors of different length along a dimension as one batch, filled up in front with zeros."""
+    import torch
+
+    length = max(part.shape[dim] for part in parts)
+    return torch.cat([torch.nn.functional.pad(part, (0, 0, length - part.shape[dim], 0)) for part in parts])
 
 
-def in_batches(
-    prompts: Sequence[Sequence[int]], write: Callable[[list[int]], None], *, size: int, note: Callable[[str], None]
-) -> None:
-    """Have all prompts written, `size` positions at a time, the longest first: neighbours pad one another least.
+def until_it_fits(write: Callable[[int], None], *, size: int, note: Callable[[str], None]) -> None:
+    """Have `write` do all that is left to do, so many conversations at a time; half as many where memory runs out.
 
-    Where memory runs out the batch is halved, `note` is told, and it goes on. Raises ModelError where one alone is too
-    much.
+    `note` is told. Raises ModelError where one alone is too much.
     """
-    waiting = sorted(range(len(prompts)), key=lambda position: -len(prompts[position]))
-    while waiting:
-        batch = waiting[:size]
-        if _fits_memory(write, batch):
-            waiting = waiting[size:]
-            continue
+    while not _fits_memory(write, size):
         _give_memory_back()
-        tokens = len(prompts[batch[0]])
-        if len(batch) == 1:
+        if size == 1:
             raise ModelError(
-                f"out of memory with a single prompt of {tokens:,} tokens; ask with fewer or shorter passages, or load "
-                "the model with a quantised key-value cache or in 4 bits"
+                "out of memory with a single prompt; ask with fewer or shorter passages, or load the model in 4 bits "
+                "or with a quantised key-value cache"
             )
-        size = len(batch) // 2
-        note(f"out of memory with {len(batch)} prompts of up to {tokens:,} tokens together; went on with {size}")
+        note(f"out of memory with {size} prompts together; went on with {size // 2}")
+        size //= 2
 
 
-def _fits_memory(write: Callable[[list[int]], None], batch: list[int]) -> bool:
+def _fits_memory(write: Callable[[int], None], size: int) -> bool:
     """Whether it was written. The error is let go of here: what it holds on to is the memory that is needed."""
     try:
-        write(batch)
+        write(size)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise

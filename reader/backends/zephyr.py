@@ -10,13 +10,14 @@ from __future__ import annotations
 import gc
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
 from reader.backends.base import Generation, Message, Sampling, Stream, drain
 from reader.backends.chat_template import ChatTemplate
-from reader.backends.generation import Draft, Rows, in_batches, read_prefix, shared_prefix
+from reader.backends.generation import Draft, KeysAndValues, Rows, shared_prefix, until_it_fits
 from reader.backends.loading import (
     ZephyrSettings,
     at_the_door,
@@ -38,10 +39,12 @@ from reader.backends.loading import (
 from reader.backends.memory import HQQ_GROUP, HQQ_RESIDUAL, Load, Shape, require_room
 from retrieval.errors import MissingPackageError, ModelError, PromptTooLongError, RagError
 
-_MAX_BATCH = {"cpu": 16, "cuda": 64}  # docs/benchmarks.md, reading
-_MIN_SHARED_TOKENS = 16  # a shorter common prefix is not worth a pass of its own
+_MAX_BATCH = 64  # rows that are written together; more gain little (docs/benchmarks.md)
 _PAGE_TOKENS = 256  # of a block in continuous batching, transformers' own default
 _RESULT_SECONDS = 1.0  # how often a silent worker is looked after
+
+Finish = Callable[[int, Generation], None]
+"""Told the position of a conversation and what was written for it."""
 
 
 class ZephyrBackend:
@@ -77,7 +80,7 @@ class ZephyrBackend:
         self._anchor: int = self.tokenizer.encode("a", add_special_tokens=False)[-1]
         self._loading = threading.Lock()
         self._loaded: Any = None
-        self._kept: tuple[list[int], Any] | None = None
+        self._kept: tuple[list[int], KeysAndValues] | None = None
         self._notices: list[str] = []
 
     @classmethod
@@ -110,19 +113,18 @@ class ZephyrBackend:
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> Stream:
         """The same, piece by piece. Closing the stream stops the computation."""
         prompt = self._prompt(messages, sampling)
-        model = self.weights()
+        self.weights()
         draft = self._draft(sampling)
         with explained(self._folder):
-            cache, known = self._take_cache(prompt)
-            rows = Rows(model, [prompt], sampling, cache=cache, known=known)
+            rows, known = self._begin(prompt, sampling)
             try:
                 while not draft.done:
                     if piece := draft.add(rows.step()[0]):
                         yield piece
             except GeneratorExit:
-                self._keep_cache(rows, cache)
+                self._keep(rows)
                 raise
-            self._keep_cache(rows, cache)
+            self._keep(rows)
         return _generation(draft, prompt, reused=known)
 
     def generate_many(
@@ -134,29 +136,32 @@ class ZephyrBackend:
     ) -> list[Generation]:
         """Go on with many conversations together; answers in their order.
 
-        Greedy ones without a penalty are batched continuously on CUDA, by transformers; all others in padded batches
-        of prompts of like length, the shared beginning of which is read once.
+        Every prompt is read alone, from where it differs from the one before; rows are written together, and a new one
+        comes in where another is done. On CUDA, greedy ones without a penalty are left to transformers' continuous
+        batching. A quantised or sliding cache has neither: there, batches are padded and run to their longest answer.
         """
         prompts = [self._prompt(messages, sampling) for messages in conversations]
-        if not prompts:
-            return []
-        model = self.weights()
-        self._kept = None
+        self.weights()
         done: dict[int, Generation] = {}
+
+        def finish(position: int, generation: Generation) -> None:
+            done[position] = generation
+            report(len(done))
+
+        def write(size: int) -> None:
+            # The longest first, so that memory runs out early and neighbours are alike.
+            left = sorted(set(range(len(prompts))) - set(done), key=lambda position: -len(prompts[position]))
+            run = self._write_together if self._can_cut else self._write_padded
+            run({position: prompts[position] for position in left}, sampling, size=size, finish=finish)
+
         with explained(self._folder):
-            if self._can_batch_continuously(sampling):
+            if prompts and self._can_batch_continuously(sampling):
                 try:
                     return self.generate_continuously(prompts, sampling, report=report)
                 except _ContinuousBatchingError as error:
-                    self._notices.append(f"continuous batching failed ({error}); went on with padded batches")
-
-            def write(batch: list[int]) -> None:
-                written = self._write_batch(model, [prompts[position] for position in batch], sampling)
-                done.update(zip(batch, written, strict=True))
-                report(len(done))
-
-            longest = max(map(len, prompts)) + sampling.max_tokens
-            in_batches(prompts, write, size=self._batch_size(longest), note=self._notices.append)
+                    self._notices.append(f"continuous batching failed ({error}); went on without it")
+            size = self._batch_size(max(map(len, prompts), default=0) + sampling.max_tokens)
+            until_it_fits(write, size=min(size, max(1, len(prompts))), note=self._notices.append)
         return [done[position] for position in range(len(prompts))]
 
     def weights(self) -> Any:
@@ -249,58 +254,77 @@ class ZephyrBackend:
         """Whether a cache can be cut, and rows taken out of it: not one that is quantised or slides."""
         return self._settings.kv_cache == "full" and not self._slides
 
-    def _take_cache(self, prompt: Sequence[int]) -> tuple[Any, int]:
-        """A cache to go on with, and how many tokens of the prompt it holds. Nobody else has it meanwhile."""
+    def _begin(self, prompt: list[int], sampling: Sampling) -> tuple[Rows, int]:
+        """A prompt to be read from where it differs from the last one, and how many tokens that leaves out."""
+        cache, known = self.new_cache(), 0
         kept, self._kept = self._kept, None
-        if kept is None:
-            return self.new_cache(), 0
-        tokens, cache = kept
-        known = min(shared_prefix([tokens, prompt]), len(prompt) - 1)
-        if not known:
-            return self.new_cache(), 0
-        cache.crop(known - len(tokens))
-        return cache, known
+        if kept is not None:
+            tokens, layers = kept
+            known = min(shared_prefix([tokens, prompt]), len(prompt) - 1)
+            for number, (keys, values) in enumerate(layers if known else ()):
+                cache.update(keys[:, :, :known], values[:, :, :known], number)  # copied: nobody else is touched
+        return Rows(self.weights(), [prompt], sampling, cache=cache, known=known), known
 
-    def _keep_cache(self, rows: Rows, cache: Any) -> None:
-        if self._can_cut and (tokens := rows.computed()):
-            self._kept = (tokens, cache)
+    def _keep(self, rows: Rows) -> None:
+        """Remember a single row's tokens with their keys and values."""
+        if self._can_cut:
+            self._kept = rows.first()
 
     # ---- batches -----------------------------------------------------------------------------------------------------
 
     def _batch_size(self, tokens: int) -> int:
         """How many conversations of so many tokens to go on with together, by the memory that is free."""
-        largest = _MAX_BATCH[self._device]
         if self._shape is None:
-            return largest
+            return _MAX_BATCH
         gc.collect()
         each = self._shape.kv_bytes(self._way, tokens) + self._shape.working_bytes(self._way, tokens)
-        return max(1, min(largest, free_bytes(self._device) // (2 * each)))  # a growing cache is copied, so twice
+        return max(1, min(_MAX_BATCH, free_bytes(self._device) // (2 * each)))  # a growing cache is copied, so twice
 
-    def _write_batch(self, model: Any, prompts: list[list[int]], sampling: Sampling) -> list[Generation]:
-        """One padded batch; rows that are done leave it."""
-        cache = self.new_cache()
-        shared = min(shared_prefix(prompts), min(map(len, prompts)) - 1)
-        if len(prompts) == 1 or shared < _MIN_SHARED_TOKENS or not self._can_cut:
-            shared = 0
-        else:
-            read_prefix(model, prompts[0][:shared], rows=len(prompts), cache=cache)
-        drafts = [self._draft(sampling) for _ in prompts]
-        rows = Rows(model, prompts, sampling, cache=cache, known=shared)
-        active = [row for row, draft in enumerate(drafts) if not draft.done]
-        while active:
-            for row, token in zip(active, rows.step(), strict=True):
-                if not drafts[row].done:
-                    drafts[row].add(token)
-            going = [index for index, row in enumerate(active) if not drafts[row].done]
-            if not going:
-                break
-            if self._can_cut and len(going) < len(active):
+    def _write_together(
+        self, prompts: Mapping[int, list[int]], sampling: Sampling, *, size: int, finish: Finish
+    ) -> None:
+        """Rows come in as others leave, at most `size` at a time."""
+        waiting = deque(prompts)
+        drafts: dict[int, Draft] = {}
+        reused: dict[int, int] = {}
+        rows: Rows | None = None
+        active: list[int] = []
+        while waiting or active:
+            parts = [] if rows is None else [rows]
+            while waiting and len(active) < size:
+                position = waiting.popleft()
+                part, reused[position] = self._begin(prompts[position], sampling)
+                drafts[position] = self._draft(sampling)
+                drafts[position].add(part.step()[0])
+                self._keep(part)
+                parts.append(part)
+                active.append(position)
+            if parts[-1] is rows:
+                for position, token in zip(active, rows.step(), strict=True):
+                    drafts[position].add(token)
+            else:
+                rows = Rows.joined(parts, cache=self.new_cache())
+            going = [row for row, position in enumerate(active) if not drafts[position].done]
+            for position in active:
+                if drafts[position].done:
+                    finish(position, _generation(drafts[position], prompts[position], reused=reused[position]))
+            if going and len(going) < len(active):
                 rows.keep(going)
-                active = [active[index] for index in going]
-        return [
-            _generation(draft, prompt, reused=shared if row else 0)
-            for row, (draft, prompt) in enumerate(zip(drafts, prompts, strict=True))
-        ]
+            active = [active[row] for row in going]
+            rows = rows if active else None
+
+    def _write_padded(self, prompts: Mapping[int, list[int]], sampling: Sampling, *, size: int, finish: Finish) -> None:
+        """Batches of `size` that are padded, and run to their longest answer."""
+        positions = list(prompts)
+        for first in range(0, len(positions), size):
+            batch = positions[first : first + size]
+            drafts = [self._draft(sampling) for _ in batch]
+            rows = Rows(self.weights(), [prompts[each] for each in batch], sampling, cache=self.new_cache())
+            while not all(draft.done for draft in drafts):
+                for draft, token in zip(drafts, rows.step(), strict=True):
+                    draft.add(token)
+            for position, draft in zip(batch, drafts, strict=True):
+                finish(position, _generation(draft, prompts[position], reused=0))
 
     def _can_batch_continuously(self, sampling: Sampling) -> bool:
         """transformers' continuous batching has no repetition penalty (it drops it), and seeds of its own."""

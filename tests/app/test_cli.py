@@ -203,6 +203,7 @@ def test_ask_json_names_the_prompt_where_there_is_one(rag):
     result = rag("ask", "q", "--json", pipeline=FakePipeline(answers={"q": replace(ANSWER, prompt=prompt)}))
     assert one(result)["prompt"] == {
         "name": "answer", "sha256": "ff" * 32, "tokens": 900, "dropped": ["c7"], "cut": [], "saved_tokens": 0,
+        "beside_the_point": [],
     }  # fmt: skip
 
 

@@ -13,8 +13,10 @@ from doubles import TermsOf, open_retriever
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from reader.backends.extractive import MAX_QUOTE_CHARS, PASSAGES_READ, ExtractiveReader, _pieces
+from reader.backends.extractive import PASSAGES_READ, ExtractiveReader
 from reader.reader import REFUSAL, question_language
+from reader.sentences import LONGEST as MAX_QUOTE_CHARS
+from reader.sentences import pieces
 from retrieval.analyze import Analyzer
 from retrieval.encoder import passage_input
 from retrieval.errors import RagError
@@ -260,10 +262,10 @@ def test_a_long_stretch_without_sentences_is_quoted_in_part(desk):
 @given(st.text(alphabet=st.sampled_from("ab \n\r\te\u0301🧑\u200d"), max_size=60).map(lambda text: text * 80))
 @settings(max_examples=40, deadline=None)
 def test_pieces_cover_a_stretch_in_order_and_are_short(text):
-    pieces = _pieces(text, 0, len(text))
-    assert "".join("".join(text[start:end].split()) for start, end in pieces) == "".join(text.split())
-    ends = [0, *(end for _, end in pieces)]
-    for (start, end), before in zip(pieces, ends, strict=False):
+    found = pieces(text, 0, len(text))
+    assert "".join("".join(text[start:end].split()) for start, end in found) == "".join(text.split())
+    ends = [0, *(end for _, end in found)]
+    for (start, end), before in zip(found, ends, strict=False):
         assert before <= start < end
         assert end - start <= MAX_QUOTE_CHARS
         assert text[start:end].strip() == text[start:end]

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from small_models import SMALL_SHAPE, ZEPHYR_SHAPE, ZEPHYR_TEMPLATE, save_small_model, save_zephyr_tokenizer
 
 from reader.backends.base import Message, Sampling, drain
-from reader.backends.generation import Draft, in_batches, is_out_of_memory, shared_prefix
+from reader.backends.generation import Draft, Rows, is_out_of_memory, shared_prefix, until_it_fits
 from reader.backends.loading import ZephyrSettings
 from reader.backends.zephyr import ZephyrBackend
 from retrieval.errors import ConfigError, ModelError, PromptTooLongError
@@ -325,11 +325,35 @@ def test_a_batch_gives_what_each_one_gives_alone(backend, alone, sampling):
     assert backend.notices == ()
 
 
-def test_what_all_prompts_begin_with_is_read_once(backend):
+def test_a_batch_reads_what_prompts_share_once(folder):
+    backend = exact(folder)
     shared = shared_prefix([backend._template.encode(messages) for messages in CONVERSATIONS])
     reused = [each.reused_tokens for each in backend.generate_many(CONVERSATIONS, GREEDY)]
     assert shared > 20
-    assert sorted(reused) == [0, *[shared] * (len(CONVERSATIONS) - 1)]
+    assert sum(tokens >= shared for tokens in reused) == len(CONVERSATIONS) - 1
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_rows_come_in_as_others_leave(folder, size):
+    """Answers of different length, in fewer rows than there are questions: as each one alone."""
+    backend = exact(folder)
+    prompts = {number: backend._template.encode(messages) for number, messages in enumerate(CONVERSATIONS)}
+    backend._stops |= {tokens(backend, prompt, 40)[3 + 7 * number] for number, prompt in prompts.items()}
+    sampling = replace(PENALISED, max_tokens=40)
+    expected = {}
+    for number, messages in enumerate(CONVERSATIONS):
+        backend._kept = None
+        expected[number] = replace(backend.generate(messages, sampling), reused_tokens=0)
+    assert len({each.answer_tokens for each in expected.values()}) > 2
+    written = {}
+    backend._write_together(prompts, sampling, size=size, finish=written.__setitem__)
+    assert {number: replace(each, reused_tokens=0) for number, each in written.items()} == expected
+
+
+def tokens(backend, prompt, count):
+    """What a prompt is gone on with by the best token of every step, whatever ends answers."""
+    rows = Rows(backend.weights(), [prompt], PENALISED, cache=backend.new_cache())
+    return [rows.step()[0] for _ in range(count)]
 
 
 def test_continuous_batching_gives_the_same(backend):
@@ -583,30 +607,31 @@ def test_a_draft_keeps_spaces_behind_the_first_word(backend):
 # ---- too little memory -----------------------------------------------------------------------------------------------
 
 
-def write_at_most(limit, written):
+def write_at_most(limit, waiting, written):
     """A double of a batch on a GPU with room for so many prompts."""
 
-    def write(batch):
-        if len(batch) > limit:
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-        written.extend(batch)
+    def write(size):
+        while waiting:
+            if size > limit:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            written.extend(waiting[:size])
+            del waiting[:size]
 
     return write
 
 
-@given(st.lists(st.integers(1, 9), min_size=1, max_size=20), st.integers(1, 8), st.integers(1, 8))
-def test_batches_are_halved_until_they_fit(lengths, size, limit):
-    prompts, written, said = [[1] * length for length in lengths], [], []
-    in_batches(prompts, write_at_most(limit, written), size=size, note=said.append)
-    assert sorted(written) == list(range(len(prompts)))
-    assert [lengths[position] for position in written] == sorted(lengths, reverse=True)
-    assert bool(said) == (min(size, len(prompts)) > limit)
+@given(st.integers(1, 20), st.integers(1, 8), st.integers(1, 8))
+def test_batches_are_halved_until_they_fit(count, size, limit):
+    written, said = [], []
+    until_it_fits(write_at_most(limit, list(range(count)), written), size=size, note=said.append)
+    assert written == list(range(count))
+    assert bool(said) == (size > limit)
     assert all("out of memory with" in line and "went on with" in line for line in said)
 
 
 def test_one_prompt_that_does_not_fit_is_an_error():
-    with pytest.raises(ModelError, match="out of memory with a single prompt of 3 tokens"):
-        in_batches([[1, 2, 3], [1]], write_at_most(0, []), size=2, note=lambda _: None)
+    with pytest.raises(ModelError, match="out of memory with a single prompt"):
+        until_it_fits(write_at_most(0, [1], []), size=2, note=lambda _: None)
 
 
 def test_other_errors_are_not_taken_for_it():
@@ -614,7 +639,25 @@ def test_other_errors_are_not_taken_for_it():
         raise RuntimeError("shapes do not match")
 
     with pytest.raises(RuntimeError, match="shapes do not match"):
-        in_batches([[1]], write, size=1, note=lambda _: None)
+        until_it_fits(write, size=1, note=lambda _: None)
+
+
+def test_what_was_written_before_memory_ran_out_is_not_written_again(folder, alone):
+    """A model that finds memory for two rows only, once the first answers are there."""
+    backend = exact(folder)
+    rows_seen = []
+
+    def refuse(_model, _arguments, options):
+        rows_seen.append(len(options["input_ids"]))
+        if rows_seen[-1] > 2 and len(rows_seen) > 8:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    backend.weights().register_forward_pre_hook(refuse, with_kwargs=True)
+    done = []
+    together = backend.generate_many(CONVERSATIONS, GREEDY, report=done.append)
+    assert [each.text for each in together] == [alone(messages, GREEDY).text for messages in CONVERSATIONS]
+    assert backend.notices == ("out of memory with 5 prompts together; went on with 2",)
+    assert done == [1, 2, 3, 4, 5]
 
 
 def test_the_cpu_says_it_in_words():
