@@ -357,7 +357,7 @@ def words(text: str) -> list[str]:
     Case, width and traditional forms are folded.
     """
     plain = _DENIAL.sub(f" {DENIED} ", _plain(unicodedata.normalize("NFKC", text)))
-    return _WORD.findall(plain.casefold())
+    return _WORD.findall(re.sub(r"(?<=\d),(?=\d{3})", "", plain.casefold()))
 
 
 _OPPOSITES = (

@@ -37,7 +37,7 @@ from reader.backends.loading import (
     window_of,
 )
 from reader.backends.memory import HQQ_GROUP, HQQ_RESIDUAL, Load, Shape, require_room
-from retrieval.errors import MissingPackageError, ModelError, PromptTooLongError, RagError
+from retrieval.errors import MissingPackageError, ModelError, PromptTooLongError
 
 _MAX_BATCH = 64  # rows that are written together; more gain little (docs/benchmarks.md)
 _PAGE_TOKENS = 256  # of a block in continuous batching, transformers' own default
@@ -154,14 +154,18 @@ class ZephyrBackend:
             run = self._write_together if self._can_cut else self._write_padded
             run({position: prompts[position] for position in left}, sampling, size=size, finish=finish)
 
+        def make_room(notice: str) -> None:
+            self._kept = None
+            self._notices.append(notice)
+
         with explained(self._folder):
             if prompts and self._can_batch_continuously(sampling):
                 try:
                     return self.generate_continuously(prompts, sampling, report=report)
-                except _ContinuousBatchingError as error:
-                    self._notices.append(f"continuous batching failed ({error}); went on without it")
+                except (RuntimeError, ValueError) as error:
+                    self._notices.append(f"continuous batching failed ({str(error)[:300]}); went on without it")
             size = self._batch_size(max(map(len, prompts), default=0) + sampling.max_tokens)
-            until_it_fits(write, size=min(size, max(1, len(prompts))), note=self._notices.append)
+            until_it_fits(write, size=min(size, max(1, len(prompts))), note=make_room)
         return [done[position] for position in range(len(prompts))]
 
     def weights(self) -> Any:
@@ -211,7 +215,8 @@ class ZephyrBackend:
         named.append(read_json(path).get("eos_token_id") if path.is_file() else None)
         ends = {int(one) for each in named if each is not None for one in (each if isinstance(each, list) else [each])}
         turns = (Message("user", "a"), Message("assistant", "a"), Message("user", "a"))
-        return frozenset(ends | (set(self._template.encode(turns)) & set(self.tokenizer.all_special_ids)))
+        control = {number for number, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        return frozenset(ends | (set(self._template.encode(turns)) & control))
 
     def _draft(self, sampling: Sampling) -> Draft:
         return Draft(
@@ -334,7 +339,10 @@ class ZephyrBackend:
     def generate_continuously(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, report: Callable[[int], None]
     ) -> list[Generation]:
-        """Greedy answers by transformers' continuous batching: rows come and go, shared beginnings are kept once."""
+        """Greedy answers by transformers' continuous batching: rows come and go, shared beginnings are kept once.
+
+        Raises RuntimeError or ValueError where it cannot: its worker died, or found no memory.
+        """
         from transformers import ContinuousBatchingConfig, GenerationConfig
 
         model = self.weights()
@@ -360,7 +368,7 @@ class ZephyrBackend:
         failed = [name for name in names if name not in found or found[name].error is not None]
         if failed:
             errors = {str(found[name].error) for name in failed if name in found} or {"it ended early"}
-            raise _ContinuousBatchingError(f"{len(failed)} of {len(names)}: {'; '.join(sorted(errors))[:300]}")
+            raise RuntimeError(f"{len(failed)} of {len(names)} answers are missing: {'; '.join(sorted(errors))}")
         written = []
         for name, prompt in zip(names, prompts, strict=True):
             draft = self._draft(sampling)
@@ -381,10 +389,6 @@ class ZephyrBackend:
             return needed
         page_bytes = _PAGE_TOKENS * self._shape.kv_token_bytes(self._way)
         return max(1, min(needed, free_bytes(self._device) // 2 // page_bytes))
-
-
-class _ContinuousBatchingError(RagError):
-    """Continuous batching did not answer everything. Padded batches will."""
 
 
 def _generation(draft: Draft, prompt: Sequence[int], *, reused: int) -> Generation:

@@ -350,6 +350,22 @@ def test_rows_come_in_as_others_leave(folder, size):
     assert {number: replace(each, reused_tokens=0) for number, each in written.items()} == expected
 
 
+def test_padded_rows_end_where_they_end_alone(tmp_path):
+    """Sliding caches cannot be cut: rows that are done go on beside the others, unheard."""
+    short = save_small_model(tmp_path / "short", initializer_range=0.2, sliding_window=32)
+    backend = exact(short)
+    sampling = replace(PENALISED, max_tokens=30)
+    prompts = [backend._template.encode(messages) for messages in CONVERSATIONS]
+    backend._stops |= {tokens(backend, prompt, 30)[3 + 5 * number] for number, prompt in enumerate(prompts)}
+    expected = [backend.generate(messages, sampling) for messages in CONVERSATIONS]
+    assert len({each.answer_tokens for each in expected}) > 2
+    assert backend.generate_many(CONVERSATIONS, sampling) == expected
+
+
+def test_stop_tokens_are_the_ends_of_turns(backend):
+    assert backend._stops == {2}
+
+
 def tokens(backend, prompt, count):
     """What a prompt is gone on with by the best token of every step, whatever ends answers."""
     rows = Rows(backend.weights(), [prompt], PENALISED, cache=backend.new_cache())
