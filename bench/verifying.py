@@ -37,9 +37,12 @@ FITTED_ON: Mapping[str, float] = {"attributionbench": 1.0, "expertqa": 0.2}
 """How much each set counts. With qags at .2 as well, attributionbench loses a point, and qags gains six."""
 
 UNSEEN = ("qags", "scifact_claims")
+ALTERED = ("squad1_dev", "cmrc2018_dev", "clapnq_dev", "drcd_dev")
+"""Sets whose sentences are altered. The rules were written with the first two in view; the others came after."""
+
 _PENALTY = 0.2  # on the mean loss; from .05 to .3 attributionbench hardly moves, and the other sets gain
 _DRAWS = 1_000
-_MADE = 300  # paragraphs whose sentences are altered
+_MADE = 200  # paragraphs a set whose sentences are altered
 _STEPS = 100
 _SHORTEST_PAGE = 80  # characters; what is shorter names a page and holds none of its text
 _MARKERS = re.compile(r"\s*\[\s*\d{1,3}(?:\s*(?:,|and|-|–)\s*\d{1,3})*\s*\]|\s*\[\d{1,3}\b[^\]\w]*$")
@@ -76,7 +79,7 @@ def run(*, limit: int | None = None) -> Table:
     """Fit on one half of the claims, measure on the other, and the other way round; then what was never fitted on."""
     with opened(question_set(INDEX)) as pipeline, one_blas_thread():
         measured = {name: _measure(pipeline, cases(name)[:limit]) for name in (*FITTED_ON, *UNSEEN)}
-        made = {name: _labels(pipeline, altered(name, limit or _MADE)) for name in ("squad1_dev", "cmrc2018_dev")}
+        made = {name: _labels(pipeline, altered(name, limit or _MADE)) for name in ALTERED}
         seconds = _seconds(pipeline)
     fitted = [fit(measured, half) for half in (0, 1)]
     print(as_toml(fitted[0]))
@@ -120,7 +123,7 @@ def _note(measured: Mapping[str, Measured], made: Mapping[str, Mapping[str, str]
         " scifact_claims, what is contradicted and what is not mentioned count as not supported.\n\n"
         f"Balanced accuracy on attributionbench by its sources, both halves: {by_source}.\n\n"
         "Sentences of paragraphs, taken over or altered, checked by the product against their paragraph (share"
-        f" supported / contradicted-number): {altered_}.\n\nChecking a claim against five passages of about 400"
+        f" supported / contradicted-number; the rules were written with the first two sets in view): {altered_}.\n\nChecking a claim against five passages of about 400"
         f" tokens takes {1000 * seconds:.1f} ms once the claim is encoded."
     )
 
@@ -233,11 +236,11 @@ def altered(name: str, count: int) -> list[Case]:
 
 
 def _with_another_number(sentence: str) -> str:
-    """Its first number in digits with another last digit (a year: another decade)."""
+    """Its first number in digits with another last digit; a year in another decade."""
     for number in numbers(sentence):
-        written = re.search(r"\d[\d,]*", sentence[number.start : number.end])
-        if written and number.kind != "month":
-            at = number.start + written.end() - (2 if number.kind == "year" else 1)
+        digits = [at for at in range(number.start, number.end) if sentence[at] in "0123456789"]
+        if digits and number.kind != "month":
+            at = digits[-2] if number.kind == "year" and len(digits) == 4 else digits[-1]
             return f"{sentence[:at]}{(int(sentence[at]) + 3) % 10}{sentence[at + 1 :]}"
     return ""
 

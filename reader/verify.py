@@ -164,6 +164,8 @@ class Verifier:
         if not any(same_kind(other, number) for other in others for number in missing):
             return False
         rest = compared.without([(number.start, number.end) for number in missing])
+        if not rest.units.weights.sum() > 0:  # nothing but the number
+            return True
         return self._weights.support(_features(rest, rest.views)) >= SUPPORTED
 
     def _compare(self, claim: str, passages: Sequence[Passage]) -> _Compared | None:

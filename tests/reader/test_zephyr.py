@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small_models import SMALL_SHAPE, ZEPHYR_SHAPE, ZEPHYR_TEMPLATE, save_small_model, save_zephyr_tokenizer
+from small_models import SMALL_SHAPE, ZEPHYR_SHAPE, ZEPHYR_TEMPLATE, save_small_model
 
 from reader.backends.base import Message, Sampling, drain
 from reader.backends.generation import Draft, Rows, is_out_of_memory, shared_prefix, until_it_fits
@@ -59,6 +59,15 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def sliding(tmp_path_factory, folder):
+    """The same with attention that reaches over 32 tokens."""
+    changed = shutil.copytree(folder, tmp_path_factory.mktemp("models") / "sliding")
+    config = json.loads((changed / "config.json").read_text())
+    (changed / "config.json").write_text(json.dumps({**config, "sliding_window": 32}))
+    return changed
+
+
+@pytest.fixture(scope="session")
 def backend(folder):
     return exact(folder)
 
@@ -83,13 +92,14 @@ def nf4(folder):
 
 
 @pytest.fixture
-def save_chain(tmp_path):
+def save_chain(tmp_path, folder):
     """A model that writes a given text: the token before decides which is next. No token may come twice in it."""
     from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
 
     def save(text, *, template=ZEPHYR_TEMPLATE, end=True):
-        folder = save_zephyr_tokenizer(tmp_path / "chain", template=template)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        chained = shutil.copytree(folder, tmp_path / "chain")
+        (chained / "chat_template.jinja").write_text(template)
+        tokenizer = AutoTokenizer.from_pretrained(chained)
         (last,) = tokenizer.encode("\n", add_special_tokens=False)[-1:]
         written = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
         chain = [last, *written, *([tokenizer.eos_token_id] if end else [])]
@@ -104,8 +114,8 @@ def save_chain(tmp_path):
             embeddings.normal_()
             model.lm_head.weight.zero_()
             model.lm_head.weight[chain[1:]] = embeddings[chain[:-1]]
-        model.save_pretrained(folder)
-        return folder
+        model.save_pretrained(chained)
+        return chained
 
     return save
 
@@ -215,7 +225,7 @@ def test_weights_that_could_hold_programs_are_refused(tmp_path, folder):
         ZephyrBackend(ZephyrSettings(model=str(unsafe), device="cpu"))
 
 
-@pytest.mark.parametrize("damage", [b"", b"\xff" * 100, b"[]"])
+@pytest.mark.parametrize("damage", [b"", b"\xff" * 100, b"[]"], ids=["empty", "bytes", "list"])
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "generation_config.json"])
 def test_damaged_files_are_model_errors(tmp_path, folder, name, damage):
     damaged = shutil.copytree(folder, tmp_path / "damaged")
@@ -243,14 +253,15 @@ def test_code_that_comes_with_a_model_is_not_run(tmp_path, folder):
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_model_without_chat_template_is_refused(tmp_path):
-    bare = save_small_model(tmp_path / "bare", template=None)
+def test_a_model_without_chat_template_is_refused(tmp_path, folder):
+    bare = shutil.copytree(folder, tmp_path / "bare")
+    (bare / "chat_template.jinja").unlink()
     with pytest.raises(ModelError, match="chat template"):
         exact(bare)
 
 
-def test_too_large_a_model_is_refused_before_it_is_read(tmp_path):
-    large = save_zephyr_tokenizer(tmp_path / "large")
+def test_too_large_a_model_is_refused_before_it_is_read(tmp_path, folder):
+    large = shutil.copytree(folder, tmp_path / "large")
     shape = {**ZEPHYR_SHAPE, "num_hidden_layers": 32_000}
     (large / "config.json").write_text(json.dumps({"model_type": "mistral", **shape}))
     (large / "model.safetensors").write_bytes(b"")
@@ -350,10 +361,9 @@ def test_rows_come_in_as_others_leave(folder, size):
     assert {number: replace(each, reused_tokens=0) for number, each in written.items()} == expected
 
 
-def test_padded_rows_end_where_they_end_alone(tmp_path):
+def test_padded_rows_end_where_they_end_alone(sliding):
     """Sliding caches cannot be cut: rows that are done go on beside the others, unheard."""
-    short = save_small_model(tmp_path / "short", initializer_range=0.2, sliding_window=32)
-    backend = exact(short)
+    backend = exact(sliding)
     sampling = replace(PENALISED, max_tokens=30)
     prompts = [backend._template.encode(messages) for messages in CONVERSATIONS]
     backend._stops |= {tokens(backend, prompt, 30)[3 + 5 * number] for number, prompt in enumerate(prompts)}
@@ -500,10 +510,9 @@ def test_threads_do_not_touch_each_other(folder, alone):
     assert list(found.values()) == [expected] * 3
 
 
-def test_sliding_attention_is_off_within_its_reach_and_on_beyond(tmp_path, folder):
-    assert exact(folder).weights().config.sliding_window is None
-    short = save_small_model(tmp_path / "short", initializer_range=0.2, sliding_window=32)
-    backend = exact(short)
+def test_sliding_attention_is_off_within_its_reach_and_on_beyond(sliding, backend):
+    assert backend.weights().config.sliding_window is None
+    backend = exact(sliding)
     assert backend.weights().config.sliding_window == 32
     for messages in CONVERSATIONS:
         generation = backend.generate(messages, GREEDY)
@@ -512,7 +521,7 @@ def test_sliding_attention_is_off_within_its_reach_and_on_beyond(tmp_path, folde
     expected = [backend.generate(messages, GREEDY).text for messages in CONVERSATIONS]
     assert [each.text for each in backend.generate_many(CONVERSATIONS, GREEDY)] == expected
     with pytest.raises(ModelError, match="sliding attention, which a quantised key-value cache cannot serve"):
-        exact(short, kv_cache="8bit")
+        exact(sliding, kv_cache="8bit")
 
 
 @pytest.mark.parametrize("kv_cache", ["8bit", "4bit"])
