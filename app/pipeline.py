@@ -83,8 +83,9 @@ class SearchResult(Trace):
 class Pipeline:
     """Everything a person can do with one index. Models and index are opened when first needed; `close` at the end."""
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
+    def __init__(self, config: Config, *, note: Callable[[str], None] = lambda _: None) -> None:
+        """note: told what takes long, such as loading a model."""
+        self._config, self._note = config, note
         self.choice: ProfileChoice = choose_profile(config)
         self._store: Store | None = None
 
@@ -442,7 +443,7 @@ class Pipeline:
         if self.choice.reader == "zephyr":
             from reader.backends.zephyr import ZephyrBackend
 
-            return ZephyrBackend.load(zephyr_settings(config, self.choice))
+            return ZephyrBackend.load(zephyr_settings(config, self.choice), report=self._note)
         return None
 
     @cached_property

@@ -9,11 +9,11 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from app.ladder import free_memory, lead, tensor_bytes
+from bench.small_models import ZEPHYR_SHAPE, save_small_model
 from bench.table import Table
 from reader.backends.base import Generation, Message, Sampling
 from reader.backends.generation import Rows
@@ -36,8 +36,7 @@ def run(*, limit: int | None = None) -> Table:
     """Both precisions, with up to `limit` questions (default: 64)."""
     import torch
 
-    small_models: Any = import_module("tests.small_models")
-    zephyr: dict[str, Any] = small_models.ZEPHYR_SHAPE
+    zephyr: dict[str, Any] = ZEPHYR_SHAPE
     device = "cuda" if torch.cuda.is_available() else "cpu"
     sizes = zephyr if device == "cuda" else {**zephyr, **_CPU_SHAPE}
     shape = Shape.of(sizes)
@@ -47,7 +46,7 @@ def run(*, limit: int | None = None) -> Table:
         torch.set_default_dtype(torch.bfloat16)
         try:
             with torch.device(device):
-                folder = small_models.save_small_model(Path(work) / "random", **sizes)
+                folder = save_small_model(Path(work) / "random", **sizes)
         finally:
             torch.set_default_dtype(torch.float32)
         columns = []

@@ -123,7 +123,8 @@ def _note(measured: Mapping[str, Measured], made: Mapping[str, Mapping[str, str]
         " scifact_claims, what is contradicted and what is not mentioned count as not supported.\n\n"
         f"Balanced accuracy on attributionbench by its sources, both halves: {by_source}.\n\n"
         "Sentences of paragraphs, taken over or altered, checked by the product against their paragraph (share"
-        f" supported / contradicted-number; the rules were written with the first two sets in view): {altered_}.\n\nChecking a claim against five passages of about 400"
+        " supported / contradicted-number; the rules were written with the first two sets in view):"
+        f" {altered_}.\n\nChecking a claim against five passages of about 400"
         f" tokens takes {1000 * seconds:.1f} ms once the claim is encoded."
     )
 

@@ -12,13 +12,14 @@ from functools import cache
 from prompts import Prompt
 from reader.backends.base import Backend, Generation, Message, Sampling
 from reader.budget import Block, Packed, pack
-from reader.citations import MarkerResolver, Resolved, cite, resolve, with_added
+from reader.citations import Claim, MarkerResolver, Resolved, cite, resolve, with_added
 from reader.compress import Compressor
 from reader.reader import REFUSAL, LookUp, is_refusal, question_language
 from reader.records import Answer, Citation, PromptInfo, ReaderInfo, Sentence, Turn, WordMatch, Written
 from reader.verify import Check, Verifier
 from retrieval.errors import PromptTooLongError
 from retrieval.interaction import Interaction
+from retrieval.records import Hit
 from retrieval.retriever import Retrieved
 
 HISTORY_SHARE = 0.25
@@ -42,6 +43,27 @@ class _Asked:
     retrieved: Retrieved
     messages: tuple[Message, ...]
     shown: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Finding:
+    """What checking a sentence found: against what it cites, if anything, and else against the best passage shown.
+
+    Evidence is by the numbers of the passages in the prompt.
+    """
+
+    cited: Check | None
+    shown: Check | None
+
+    @property
+    def most(self) -> float:
+        """The support by whatever supports it most."""
+        return max(check.support for check in (self.cited, self.shown) if check)
+
+    @property
+    def supporter(self) -> int | None:
+        """The passage that supports what the sentence's own citations do not."""
+        return self.shown.evidence[0].passage if self.shown and self.shown.label == "supported" else None
 
 
 class GenerativeReader:
@@ -205,36 +227,40 @@ class GenerativeReader:
         answer = replace(asked.answer, written=written)
         if is_refusal(resolved.text) or not resolved.claims:
             return replace(answer, abstention="model")
-        checks = [self._check(asked, claim.words, claim.markers) for claim in resolved.claims]
-        if max(check.support for check in checks) < _LEAST_SUPPORT:
+        findings = [self._finding(asked, claim) for claim in resolved.claims]
+        if max(finding.most for finding in findings) < _LEAST_SUPPORT:
             return replace(answer, abstention="verification")
-        return self._cited(answer, asked, resolved, checks)
+        return self._cited(answer, asked, resolved, findings)
 
-    def _check(self, asked: _Asked, words: str, markers: Sequence[int]) -> Check:
-        """A sentence against what it cites; against each passage that was shown where it cites none."""
+    def _finding(self, asked: _Asked, claim: Claim) -> _Finding:
+        """A sentence against what it cites; where that is nothing or bears it out badly, against all that was shown."""
         passages = asked.retrieved.passages
-        if markers:
-            return _renumbered(self._verifier.check(words, [passages[marker - 1] for marker in markers]), markers)
+        own = None
+        if claim.markers:
+            cited = [passages[marker - 1] for marker in claim.markers]
+            own = _renumbered(self._verifier.check(claim.words, cited), claim.markers)
+            if own.label == "supported":
+                return _Finding(own, None)
         each = [
-            _renumbered(self._verifier.check(words, [passages[position]]), [position + 1]) for position in asked.shown
+            _renumbered(self._verifier.check(claim.words, [passages[position]]), [position + 1])
+            for position in asked.shown
         ]
-        return max(each, key=lambda check: check.support)
+        return _Finding(own, max(each, key=lambda check: check.support))
 
-    def _cited(self, answer: Answer, asked: _Asked, resolved: Resolved, checks: Sequence[Check]) -> Answer:
+    def _cited(self, answer: Answer, asked: _Asked, resolved: Resolved, findings: Sequence[_Finding]) -> Answer:
         added = {
-            position: check.evidence[0].passage
-            for position, (claim, check) in enumerate(zip(resolved.claims, checks, strict=True))
-            if not claim.markers and check.label == "supported" and check.evidence
+            position: finding.supporter
+            for position, finding in enumerate(findings)
+            if finding.cited is None and finding.supporter
         }
         resolved = with_added(resolved, added)
         look_up = cache(self._look_up)
         sentences, citations, matches = [], [], []
-        for position, (claim, check) in enumerate(zip(resolved.claims, checks, strict=True)):
-            label = check.label if claim.markers else "uncited"
-            sentences.append(Sentence(claim.start, claim.end, claim.markers, label, check.support, position in added))
-            for found in check.evidence if claim.markers else ():
-                hit = asked.retrieved.hits[found.passage - 1]
-                citation = cite(found.passage, look_up(hit.doc_id), hit, (found.start, found.end))
+        for position, (claim, finding) in enumerate(zip(resolved.claims, findings, strict=True)):
+            sentences.append(_sentence(claim, finding, added=position in added))
+            for marker in claim.markers:
+                hit = asked.retrieved.hits[marker - 1]
+                citation = cite(marker, look_up(hit.doc_id), hit, _evidence(finding, marker, hit))
                 if citation not in citations:
                     citations.append(citation)
                     matches += self._matches(asked.retrieved, citation)
@@ -265,6 +291,28 @@ class GenerativeReader:
             )
             for match in self._interaction.matches(retrieved.question, retrieved.passages[position], span)
         ]
+
+
+def _sentence(claim: Claim, finding: _Finding, *, added: bool) -> Sentence:
+    check = finding.cited if finding.cited and not added else finding.shown
+    return Sentence(
+        start=claim.start,
+        end=claim.end,
+        markers=claim.markers,
+        label=check.label if check and claim.markers else "uncited",
+        support=check.support if check else None,
+        added=added,
+        instead=None if added else finding.supporter,
+    )
+
+
+def _evidence(finding: _Finding, marker: int, hit: Hit) -> tuple[int, int]:
+    """The stretch of a cited passage to quote; the whole of one without words."""
+    for check in (finding.cited, finding.shown):
+        for found in check.evidence if check else ():
+            if found.passage == marker:
+                return found.start, found.end
+    return len(hit.text) - len(hit.text.lstrip()), len(hit.text.rstrip())
 
 
 def _renumbered(check: Check, markers: Sequence[int]) -> Check:

@@ -42,7 +42,7 @@ _NEAR = 4  # words from one to the next that both have
 _NEARLY_COPIED = 0.85  # of a claim's words, in order, with every term that carries meaning
 _TERM_MATCH = (0.3, 0.8)  # what a term counts as, as a token's similarity: absent, present
 _LONGER = 0.02  # a longer window must match better by this much a sentence to be the evidence
-_MOST_WORDS = 400  # of a claim and of a window are put in order: the time is their product
+_MOST_WORDS = 400  # of a window are put in order: the time is the product with the claim's
 _MAX_BYTES = 100_000
 _SHARPNESS = 8.0  # of the soft minimum
 _GOOD_MATCH = 0.7  # what the same word in another sentence reaches
@@ -117,34 +117,34 @@ class Verifier:
             return left if left.support <= right.support else right
         if compared is None or not compared.views:
             return Check("unsupported", 0.0, ())
-        alone = [self._support(compared, [view]) for view in compared.views]
         spans = [view.best.span for view in compared.views]
-        support = max(self._support(compared, compared.views), *alone)
+        judged: list[float | None] = [None] * len(spans)
         if self._model is not None:
             texts = [view.text[a:b] for view, (a, b) in zip(compared.views, spans, strict=True)]
-            judged = _judged(self._model, texts, claim)
-            support = _mean_of_logits(support, max(judged))
-            alone = [_mean_of_logits(own, other) for own, other in zip(alone, judged, strict=True)]
-        found = sorted(
-            (
-                Evidence(view.passage, *span, score)
-                for view, span, score in zip(compared.views, spans, alone, strict=True)
-            ),
-            key=lambda one: -one.score,
+            judged = [*_judged(self._model, texts, claim)]
+        alone = [self._support(compared, [view], own) for view, own in zip(compared.views, judged, strict=True)]
+        best = max((each for each in judged if each is not None), default=None)
+        support = max(self._support(compared, compared.views, best), *alone)
+        evidence = (
+            Evidence(view.passage, *span, score) for view, span, score in zip(compared.views, spans, alone, strict=True)
         )
+        found = tuple(sorted(evidence, key=lambda one: -one.score))
         if self._contradicts(compared):
-            return Check("contradicted-number", min(support, _CONTRADICTED), tuple(found))
-        return Check("supported" if support >= SUPPORTED else "unsupported", support, tuple(found))
+            return Check("contradicted-number", min(support, _CONTRADICTED), found)
+        return Check("supported" if support >= SUPPORTED else "unsupported", support, found)
 
     def features(self, claim: str, passages: Sequence[Passage]) -> dict[str, float] | None:
         """What the weights weigh; None where the claim or the passages have no words."""
         compared = self._compare(claim, passages)
         return _features(compared, compared.views) if compared and compared.views else None
 
-    def _support(self, compared: _Compared, views: Sequence[_View]) -> float:
+    def _support(self, compared: _Compared, views: Sequence[_View], judged: float | None) -> float:
+        """By the weights and what a model judged of the evidence; the rules for copies and misquotes stand above both."""
         if any(_is_copied(compared, view) for view in views):
             return _COPIED
         support = self._weights.support(_features(compared, views))
+        if judged is not None:
+            support = _mean_of_logits(support, judged)
         quoted = [view.best for view in views if view.best.is_quoted]
         misquoted = bool(quoted) and all(_is_misquoted(compared, window) for window in quoted)
         return min(support, _CONTRADICTED) if misquoted else support
@@ -194,7 +194,8 @@ class Verifier:
         present = np.array([[term in found for term in units.terms] for found in map(frozenset, terms)], dtype=bool)
         counted = np.where(present, _TERM_MATCH[1], _TERM_MATCH[0])[:, : units.counted_terms]
         matched = np.concatenate([tokens, counted], axis=1)
-        for number in numbers(text) if units.numbers else ():  # as good as the same word, however it is written
+        there = numbers(text) if units.numbers else ()
+        for number in there:  # as good as the same word, however it is written
             row = max(0, bisect_right(starts, number.start) - 1)
             held = [(wanted.start, wanted.end) for wanted in units.numbers if holds(number, wanted)]
             same = _inside(units.spans, held)
@@ -203,7 +204,8 @@ class Verifier:
         return _View(
             passage=index,
             text=text,
-            context=passage.context,
+            numbers=(*there, *numbers(passage.context)),
+            plain_context=f" {' '.join(words(passage.context))} ",
             context_terms=frozenset(term for term, _, _ in self._interaction.located_terms(passage.context)),
             spans=spans,
             terms=terms,
@@ -232,7 +234,6 @@ class _Units:
     term_weights: Floats
     term_spans: Sequence[Span]
     counted_terms: int
-    known: float
     kinds: NDArray[np.int64]
     words: Sequence[str]
     numbers: Sequence[Number]
@@ -272,9 +273,8 @@ def _units(interaction: Interaction, asked: Question) -> _Units:
         term_weights=term_weights,
         term_spans=[places[term] for term in terms],
         counted_terms=len(counted),
-        known=asked.known,
         kinds=np.array([_kind(asked.text, span) for span in spans], dtype=np.int64),
-        words=words(asked.text)[:_MOST_WORDS],
+        words=words(asked.text),
         numbers=[number for number in numbers(asked.text) if number.stated],
     )
 
@@ -358,7 +358,8 @@ class _View:
 
     passage: int
     text: str
-    context: str
+    numbers: Sequence[Number]
+    plain_context: str
     context_terms: frozenset[str]
     spans: Sequence[Span]
     terms: Sequence[Sequence[str]]
@@ -386,14 +387,6 @@ class _View:
         """Which terms of the claim occur anywhere, context included."""
         named = np.array([term in self.context_terms for term in self.units.terms], dtype=bool)
         return np.asarray(named | self.present.any(axis=0))
-
-    @cached_property
-    def numbers(self) -> tuple[Number, ...]:
-        return (*numbers(self.text), *numbers(self.context))
-
-    @cached_property
-    def every_term(self) -> frozenset[str]:
-        return self.context_terms.union(*self.terms)
 
     @cached_property
     def plain(self) -> str:
@@ -520,13 +513,11 @@ def _missing_numbers(compared: _Compared, views: Sequence[_View]) -> list[Number
 
 
 def _missing_names(compared: _Compared, views: Sequence[_View]) -> float:
-    """Share of the claim's names that no passage has."""
+    """Share of the claim's names that no passage has, its context included."""
     if not compared.names:
         return 0.0
-    plain = [f"{view.plain} {' '.join(words(view.context))} " for view in views]
-    return sum(not any(f" {' '.join(words(name))}" in text for text in plain) for name in compared.names) / len(
-        compared.names
-    )
+    written = "".join(view.plain + view.plain_context for view in views)
+    return sum(f" {' '.join(words(name))}" not in written for name in compared.names) / len(compared.names)
 
 
 def _is_copied(compared: _Compared, view: _View) -> bool:

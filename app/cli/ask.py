@@ -239,7 +239,8 @@ _REMARKS = {
 def remarks(answer: Answer) -> list[str]:
     """What a person must know of a written answer: sentences that are not borne out, and what was changed or cut."""
     lines = [
-        f"! {_REMARKS[sentence.label]}: {visible(answer.text[sentence.start : sentence.end])}"
+        f"! {_REMARKS[sentence.label]}{f', but by [{sentence.instead}]' if sentence.instead else ''}:"
+        f" {visible(answer.text[sentence.start : sentence.end])}"
         for sentence in answer.sentences
         if sentence.label in _REMARKS
     ]

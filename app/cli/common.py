@@ -129,7 +129,7 @@ def note_nothing(filters: Filter | None) -> None:
 def _open_pipeline(config: Config) -> Pipeline:
     from app.pipeline import Pipeline
 
-    return Pipeline(config)
+    return Pipeline(config, note=note)
 
 
 @dataclass(slots=True)

@@ -505,7 +505,7 @@ def test_listing_checking_and_loading_open_no_socket(fresh_python, tmp_path, enc
     code = f"""{NO_SOCKETS}
 from pathlib import Path
 sys.path.insert(0, "tests")
-from small_models import save_small_model
+from bench.small_models import save_small_model
 from typer.testing import CliRunner
 from app.cli.root import app
 from reader.backends.base import Message, Sampling

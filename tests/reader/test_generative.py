@@ -145,6 +145,15 @@ def test_numbers_that_were_never_shown_are_removed_and_counted(desk):
     assert all(sentence.added for sentence in answer.sentences)
 
 
+def test_a_citation_of_the_wrong_passage_is_told_and_the_right_one_named(desk):
+    right, wrong = desk.number_of("ferry.txt"), desk.number_of("bees.txt")
+    answer = desk.ask(f"The ferry to Marstal leaves from pier seven at dusk [{wrong}].")
+    assert_sound(answer, desk.store)
+    (sentence,) = answer.sentences
+    assert (sentence.label, sentence.markers, sentence.instead) == ("unsupported", (wrong,), right)
+    assert answer.citations[0].source == "bees.txt"
+
+
 @pytest.mark.parametrize(
     "written", [REFUSAL["en"], f"  {REFUSAL['en'].upper()} [1]", f"{REFUSAL['en']} But 42.", "", "..."]
 )

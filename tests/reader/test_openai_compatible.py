@@ -18,8 +18,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from loopback_server import STREAM, LoopbackServer, answer, delta, events, response, usage
-from small_models import save_small_model, save_zephyr_tokenizer
 
+from bench.small_models import save_small_model, save_zephyr_tokenizer
 from reader.backends.base import Backend, Generation, Message, Sampling
 from reader.backends.openai_compatible import (
     IN_FLIGHT,

@@ -12,8 +12,8 @@ from langchain_core.messages import AIMessage, AIMessageChunk, ChatMessage, Huma
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
-from small_models import save_small_model
 
+from bench.small_models import save_small_model
 from reader.backends.base import Backend, Generation, Message, Sampling, drain
 from reader.backends.loading import ZephyrSettings
 from reader.backends.openai_compatible import estimate_tokens

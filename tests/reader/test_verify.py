@@ -232,6 +232,11 @@ def test_every_check_keeps_its_promises(world, claim, texts):
     assert again.support == pytest.approx(found.support)
 
 
+def test_a_long_copy_with_one_word_more_at_its_end_is_no_copy(world):
+    long = "".join(all_chinese * 3 for all_chinese in (WALL, TEA))[:480]
+    assert world.check(long, long[:470]).support < 0.97 <= world.check(long, long).support
+
+
 def test_context_counts_for_names_but_is_no_evidence(world):
     text = "It carries eight lanes of traffic and two railway tracks. It was opened in 1932."
     named, bare = (
@@ -423,6 +428,15 @@ def test_a_model_does_not_overrule_another_number(world):
     found = Verifier(world.interaction, model=Judge(1.0)).check(claim, [world.passage(BRIDGE)])
     assert found.label == "contradicted-number"
     assert found.support < SUPPORTED
+
+
+def test_a_model_does_not_overrule_what_is_copied_or_misquoted(world):
+    for claim, score, label in (
+        ("Worker bees do not mate.", 0.001, "supported"),
+        ("Worker bees do mate.", 0.999, "unsupported"),
+    ):
+        judge = Judge(score)
+        assert Verifier(world.interaction, model=judge).check(claim, [world.passage(BEES)]).label == label
 
 
 @pytest.mark.parametrize("scores", [(), (1.5,), (-0.1,), (float("nan"),)])

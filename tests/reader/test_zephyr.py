@@ -14,8 +14,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small_models import SMALL_SHAPE, ZEPHYR_SHAPE, ZEPHYR_TEMPLATE, save_small_model
 
+from bench.small_models import SMALL_SHAPE, ZEPHYR_SHAPE, ZEPHYR_TEMPLATE, save_small_model
 from reader.backends.base import Message, Sampling, drain
 from reader.backends.generation import Draft, Rows, is_out_of_memory, shared_prefix, until_it_fits
 from reader.backends.loading import ZephyrSettings
