@@ -76,6 +76,9 @@ class Check:
     evidence: tuple[Evidence, ...]
 
 
+_NOTHING = Check("unsupported", 0.0, ())
+
+
 class SupportModel(Protocol):
     """Judges whether a text bears out a claim: an NLI model, a hallucination detector."""
 
@@ -113,10 +116,10 @@ class Verifier:
         try:
             compared = self._compare(claim, passages)
         except TextTooLongError:
-            left, right = (self.check(half, passages) for half in _halves(claim))
-            return left if left.support <= right.support else right
+            halves = [self.check(half, passages) for half in _halves(claim) if any(map(str.isalnum, half))]
+            return min(halves, key=lambda half: half.support, default=_NOTHING)
         if compared is None or not compared.views:
-            return Check("unsupported", 0.0, ())
+            return _NOTHING
         spans = [view.best.span for view in compared.views]
         judged: list[float | None] = [None] * len(spans)
         if self._model is not None:
@@ -139,7 +142,7 @@ class Verifier:
         return _features(compared, compared.views) if compared and compared.views else None
 
     def _support(self, compared: _Compared, views: Sequence[_View], judged: float | None) -> float:
-        """By the weights and what a model judged of the evidence; the rules for copies and misquotes stand above both."""
+        """By the weights and what a model judged of the evidence; rules for copies and misquotes stand above both."""
         if any(_is_copied(compared, view) for view in views):
             return _COPIED
         support = self._weights.support(_features(compared, views))

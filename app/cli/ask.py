@@ -212,7 +212,8 @@ def print_answer(answer: Answer, console: Console, *, explain: bool = False, sho
     """
     quotes = " ".join(f"{citation.quote} [{citation.marker}]" for citation in answer.citations)
     if answer.abstention == "verification":
-        console.print(f"withdrawn, nothing in the passages bears it out: {_written(answer)}", style="red")
+        withdrawn = "withdrawn, nothing in the passages bears it out"
+        console.print(withdrawn if shown else f"{withdrawn}: {_written(answer)}", style="red", soft_wrap=True)
     if answer.text != shown and (answer.abstained or answer.text != quotes):
         console.print(_answer_text(answer), soft_wrap=not console.is_terminal)
     for line in remarks(answer):

@@ -200,10 +200,15 @@ def test_one_passage_that_says_so_is_enough(world):
 
 # ---- evidence, borders, odd input ------------------------------------------------------------------------------------
 
-pieces = st.sampled_from([*(sentence for _, sentence in all_sentences()), "bees", "1932", "桥", "!!", " ", "not"])
+pieces = st.sampled_from(
+    [*(sentence for _, sentence in all_sentences()), "bees", "1932", "桥", "!!", " ", "not", "\ud800", "\0"]
+)
 
 
-@given(st.lists(pieces, max_size=3).map(" ".join), st.lists(st.sampled_from([*TEXTS, "", " \n", "—"]), max_size=4))
+@given(
+    st.lists(pieces, max_size=3).map(" ".join),
+    st.lists(st.sampled_from([*TEXTS, "", " \n", "—", "1932.", "a\ud800b"]), max_size=4),
+)
 @example("", [])
 @example("...", [BRIDGE])
 @example("bees", ["", "—"])
@@ -255,6 +260,8 @@ def test_a_claim_longer_than_the_encoder_reads_is_as_good_as_its_worse_half(worl
     assert world.check(long, BRIDGE) == world.check(right, BRIDGE)
     assert world.check(right, BRIDGE).support < world.check(left, BRIDGE).support
     assert world.check("桥" * 2000, BRIDGE).label == "unsupported"
+    assert world.check(f"Worker bees do not mate.{' .' * 1000}", BEES).label == "supported"  # a half without words
+    assert world.check("! " * 1000, BEES) == Check("unsupported", 0.0, ())
 
 
 @pytest.mark.parametrize(("text", "sentence"), all_sentences()[::3])
