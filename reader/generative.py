@@ -16,10 +16,9 @@ from reader.citations import Claim, MarkerResolver, Resolved, cite, resolve, wit
 from reader.compress import Compressor
 from reader.reader import REFUSAL, LookUp, is_refusal, question_language
 from reader.records import Answer, Citation, PromptInfo, ReaderInfo, Sentence, Turn, WordMatch, Written
-from reader.verify import Check, Verifier
+from reader.verify import Check, Evidence, Verifier
 from retrieval.errors import PromptTooLongError
 from retrieval.interaction import Interaction
-from retrieval.records import Hit
 from retrieval.retriever import Retrieved
 
 HISTORY_SHARE = 0.25
@@ -28,8 +27,8 @@ HISTORY_SHARE = 0.25
 _LEAST_ROOM = 64
 """Tokens for passages below which a prompt is not worth asking."""
 
-_LEAST_SUPPORT = 0.2
-"""An answer with no sentence above this is withdrawn. The verifier calls a sentence supported from .5 on."""
+LEAST_SUPPORT = 0.2
+"""Below it nothing speaks for a sentence: an answer of such sentences is withdrawn. From .5 on one is supported."""
 
 AnswerStream = Generator[str, None, Answer]
 """Yields the answer's text as it is written, markers resolved, and returns the checked answer."""
@@ -228,7 +227,7 @@ class GenerativeReader:
         if is_refusal(resolved.text) or not resolved.claims:
             return replace(answer, abstention="model")
         findings = [self._finding(asked, claim) for claim in resolved.claims]
-        if max(finding.most for finding in findings) < _LEAST_SUPPORT:
+        if max(finding.most for finding in findings) < LEAST_SUPPORT:
             return replace(answer, abstention="verification")
         return self._cited(answer, asked, resolved, findings)
 
@@ -260,7 +259,9 @@ class GenerativeReader:
             sentences.append(_sentence(claim, finding, added=position in added))
             for marker in claim.markers:
                 hit = asked.retrieved.hits[marker - 1]
-                citation = cite(marker, look_up(hit.doc_id), hit, _evidence(finding, marker, hit))
+                found = _evidence(finding, marker)
+                span = (found.start, found.end) if found else _whole(hit.text)
+                citation = cite(marker, look_up(hit.doc_id), hit, span)
                 if citation not in citations:
                     citations.append(citation)
                     matches += self._matches(asked.retrieved, citation)
@@ -302,17 +303,19 @@ def _sentence(claim: Claim, finding: _Finding, *, added: bool) -> Sentence:
         label=check.label if check and claim.markers else "uncited",
         support=check.support if check else None,
         added=added,
+        alone=tuple(found.score if (found := _evidence(finding, marker)) else 0.0 for marker in claim.markers),
         instead=None if added else finding.supporter,
     )
 
 
-def _evidence(finding: _Finding, marker: int, hit: Hit) -> tuple[int, int]:
-    """The stretch of a cited passage to quote; the whole of one without words."""
-    for check in (finding.cited, finding.shown):
-        for found in check.evidence if check else ():
-            if found.passage == marker:
-                return found.start, found.end
-    return len(hit.text) - len(hit.text.lstrip()), len(hit.text.rstrip())
+def _whole(text: str) -> tuple[int, int]:
+    return len(text) - len(text.lstrip()), len(text.rstrip())
+
+
+def _evidence(finding: _Finding, marker: int) -> Evidence | None:
+    """The best stretch of a cited passage; None of one without words."""
+    checks = [check for check in (finding.cited, finding.shown) if check]
+    return next((found for check in checks for found in check.evidence if found.passage == marker), None)
 
 
 def _renumbered(check: Check, markers: Sequence[int]) -> Check:

@@ -258,6 +258,12 @@ def test_an_address_holds_no_secrets(load, found):
         load(server_url=found)
 
 
+def test_a_password_in_an_address_is_not_repeated(load):
+    with pytest.raises(ConfigError) as caught:
+        load(environ={"RAG_SERVER_URL": "http://user:hunter2@host/v1"})
+    assert "hunter2" not in str(caught.value)
+
+
 def test_a_table_is_toml_in_the_file_and_json_in_the_environment(load, tmp_path):
     (tmp_path / "rag.toml").write_text('rope_scaling = { rope_type = "yarn", factor = 2.0 }\n', encoding="utf-8")
     assert load().rope_scaling == {"rope_type": "yarn", "factor": 2.0}
