@@ -27,7 +27,7 @@ SETS = (
     "clapnq_dev", "mtrag_un", "hf_quiz_en", "hf_quiz_zh", "xquad_en", "xquad_zh", "cmrc2018_dev", "drcd_dev", "rgb_zh",
     "rgb_en_fact", FILES,
 )  # fmt: skip
-_QUESTIONS = 60
+_QUESTIONS = 30
 _SEED = 7
 _FORMS = (" [{n}].", " (Document {n}).", "[{n}]。", ". Source: {n}", " [{n}][{n}].", " [^{n}].", " 【{n}】.")
 
