@@ -20,6 +20,7 @@ from reader.backends.generation import Rows
 from reader.backends.loading import ZephyrSettings
 from reader.backends.memory import Load, Quantization, Shape
 from reader.backends.zephyr import ZephyrBackend
+from retrieval.errors import AnswerError
 
 _CPU_SHAPE = {
     "hidden_size": 1024, "intermediate_size": 3584, "num_hidden_layers": 8, "num_attention_heads": 16,
@@ -115,10 +116,11 @@ def _against_a_loop(backend: ZephyrBackend, model: Any, questions: int) -> dict[
     conversations = make_conversations(questions)
     alone: list[Generation] = []
     ours_alone = _seconds(lambda: alone.extend(backend.generate(each, _GREEDY) for each in conversations))
-    together: list[Generation] = []
+    together: list[Generation | AnswerError] = []
     ours = _seconds(lambda: together.extend(backend.generate_many(conversations, _GREEDY)))
     loop = _seconds(lambda: _loop(backend, model, conversations))
-    same = sum(a.text == b.text for a, b in zip(alone, together, strict=True))
+    texts = [one.text for one in together if isinstance(one, Generation)]
+    same = sum(a.text == b for a, b in zip(alone, texts, strict=True))
     return {
         f"{questions} answers: a loop over pipeline(), the baseline": f"{questions / loop:.2f}/s",
         "generate, one by one": f"{questions / ours_alone:.2f}/s, {loop / ours_alone:.1f}x",

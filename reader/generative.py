@@ -17,7 +17,7 @@ from reader.compress import Compressor
 from reader.reader import REFUSAL, LookUp, is_refusal, question_language
 from reader.records import Answer, Citation, PromptInfo, ReaderInfo, Sentence, Turn, WordMatch, Written
 from reader.verify import Check, Evidence, Verifier
-from retrieval.errors import PromptTooLongError
+from retrieval.errors import PromptTooLongError, RagError
 from retrieval.interaction import Interaction
 from retrieval.retriever import Retrieved
 
@@ -114,12 +114,20 @@ class GenerativeReader:
 
     def read_many(
         self, retrieved: Sequence[Retrieved], *, report: Callable[[int], None] = lambda _: None
-    ) -> list[Answer | PromptTooLongError]:
-        """One answer each, in order; the model is asked in batches. `report` is told how many it has written."""
+    ) -> list[Answer | RagError]:
+        """An answer, or what is wrong with this one, for each; the model is asked in batches.
+
+        `report` is told how many it has written.
+        """
         asked = [self._try_ask(one) for one in retrieved]
         sent = [one for one in asked if isinstance(one, _Asked)]
         written = self._backend.generate_many([one.messages for one in sent], self._sampling, report=report)
-        answers = iter([self._checked(one, generation) for one, generation in zip(sent, written, strict=True)])
+        answers = iter(
+            [
+                found if isinstance(found, RagError) else self._checked(one, found)
+                for one, found in zip(sent, written, strict=True)
+            ]
+        )
         return [next(answers) if isinstance(one, _Asked) else one for one in asked]
 
     def _try_ask(self, retrieved: Retrieved) -> _Asked | Answer | PromptTooLongError:

@@ -679,7 +679,7 @@ class NliModel:
             found = " ".join(str(error).split())[:300]
             raise ModelError(
                 f"the support model {name!r} cannot be loaded from this machine ({found}); expected a folder, or a "
-                f"model in the local Hugging Face cache; on a machine with network access run: hf download {name}"
+                f"model in the local Hugging Face cache; on a machine with network access run: rag models fetch {name}"
             ) from error
         return cls(tokenizer, model.eval().to(device), _entailment_index(name, model.config.id2label), device=device)
 

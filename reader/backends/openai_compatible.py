@@ -228,12 +228,15 @@ class OpenAICompatibleBackend:
             for chunk in self._chunks(response, most_bytes):
                 start = start or chunk[:500]
                 for data in events.feed(chunk):
-                    before = reply.pieces
+                    before = reply.pieces, reply.finish is None
                     if piece := reply.take(data):
                         yield piece
                     if reply.over:
                         return
-                    if reply.pieces > before:  # comments and empty events keep a connection alive; they are no progress
+                    if (
+                        reply.pieces,
+                        reply.finish is None,
+                    ) != before:  # comments and empty events keep a connection alive; they are no progress
                         heard = time.monotonic()
                 quiet = time.monotonic() - heard
                 if reply.finish is not None and quiet > min(_GRACE_SECONDS, timeout):
@@ -274,7 +277,9 @@ class OpenAICompatibleBackend:
 
     def _notice_a_cut(self, reply: _Reply, messages: Sequence[Message]) -> None:
         """Ollama cuts a prompt that does not fit and says nothing, but what it counts gives it away."""
-        least = self._lengths.contents(messages) * (0.9 if self._settings.tokenizer else 0.25)  # an estimate can be so far off
+        least = self._lengths.contents(messages) * (
+            0.9 if self._settings.tokenizer else 0.25
+        )  # an estimate can be so far off
         if reply.usage is not None and reply.usage[0] < least:
             self._notices[
                 f"{self._where} read fewer tokens than it was sent, so it may have cut a prompt; set window to the "

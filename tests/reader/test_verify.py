@@ -512,7 +512,7 @@ def test_an_nli_model_without_one_entailment_class_is_refused(nli_folder, tmp_pa
 
 def test_an_nli_model_that_is_not_here_or_holds_no_safetensors_is_refused(nli_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(ModelError, match="hf download"):
+    with pytest.raises(ModelError, match="rag models fetch"):
         NliModel.load(str(tmp_path / "nowhere"))
     for file in nli_folder.iterdir():
         target = "pytorch_model.bin" if file.suffix == ".safetensors" else file.name

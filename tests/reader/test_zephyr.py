@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.small_models import SMALL_SHAPE, ZEPHYR_SHAPE, ZEPHYR_TEMPLATE, save_small_model
-from reader.backends.base import Message, Sampling, drain
+from reader.backends.base import REASONING_LEFT_OUT, Generation, Message, Sampling, drain
 from reader.backends.generation import Draft, Rows, is_out_of_memory, shared_prefix, until_it_fits
 from reader.backends.loading import ZephyrSettings
 from reader.backends.zephyr import ZephyrBackend
-from retrieval.errors import ConfigError, ModelError, PromptTooLongError
+from retrieval.errors import AnswerError, ConfigError, ModelError, PromptTooLongError
 
 GREEDY = Sampling(max_tokens=12, temperature=0, repetition_penalty=1.0)
 PENALISED = Sampling(max_tokens=12, temperature=0, repetition_penalty=1.3)
@@ -78,7 +78,7 @@ def alone(folder):
     backend = exact(folder)
 
     def generate(messages, sampling):
-        backend._kept = None
+        backend._kept = ()
         generation = backend.generate(messages, sampling)
         assert generation.reused_tokens == 0
         return generation
@@ -353,7 +353,7 @@ def test_rows_come_in_as_others_leave(folder, size):
     sampling = replace(PENALISED, max_tokens=40)
     expected = {}
     for number, messages in enumerate(CONVERSATIONS):
-        backend._kept = None
+        backend._kept = ()
         expected[number] = replace(backend.generate(messages, sampling), reused_tokens=0)
     assert len({each.answer_tokens for each in expected.values()}) > 2
     written = {}
@@ -471,6 +471,32 @@ def test_a_conversation_that_goes_on_is_not_read_again(folder, alone):
     assert second.text == alone(longer, GREEDY).text
 
 
+def test_a_chat_whose_questions_are_rewritten_in_between_is_not_read_again(folder, alone):
+    """Answer, rewritten question, answer: the second answer takes over what it has in common with the first."""
+    backend = exact(folder)
+    passages = "Passages: " + " ".join(f"[{n}] A generator gives out {n} values." for n in range(20))
+    talk = (Message("user", "What is a generator?"), Message("assistant", "A function that yields [1]."))
+    first = (SYSTEM, *talk, Message("user", f"{passages} Question: Of what?"))
+    rewrite = (Message("system", "Rewrite the question."), Message("user", "Q: What is it? And of what?"))
+    second = (*first[:3], Message("user", "Of what?"), Message("assistant", "Of values."), Message("user", passages))
+    backend.generate(first, GREEDY)
+    rewritten = backend.generate(rewrite, GREEDY)
+    answer = backend.generate(second, GREEDY)
+    shared = shared_prefix([backend._template.encode(first), backend._template.encode(second)])
+    assert answer.reused_tokens == shared > backend.prompt_tokens(first[:2])
+    assert [rewritten.text, answer.text] == [alone(rewrite, GREEDY).text, alone(second, GREEDY).text]
+    assert backend.generate(rewrite, GREEDY).reused_tokens == rewritten.prompt_tokens - 1
+
+
+def test_an_older_prompt_is_kept_only_where_it_takes_little_memory(folder):
+    backend = exact(folder)
+    backend.weights()
+    backend._shape = replace(backend._shape, layers=10**9)
+    for messages in (CONVERSATIONS[1], (Message("user", "entirely different"),), CONVERSATIONS[1]):
+        last = backend.generate(messages, GREEDY)
+    assert last.reused_tokens < 10
+
+
 def test_a_stream_that_is_closed_stops_the_computation(folder, alone):
     backend = exact(folder)
     steps = []
@@ -535,6 +561,34 @@ def test_a_quantised_cache_answers_and_begins_the_same(folder, alone, kv_cache):
     together = quantised.generate_many(CONVERSATIONS, GREEDY)
     for generation, begins in zip([*one_by_one, *together], [*first, *first], strict=True):
         assert generation.text.startswith(begins)
+
+
+# ---- what an answer is -----------------------------------------------------------------------------------------------
+
+
+def test_reasoning_is_no_part_of_an_answer(save_chain):
+    """The chain cannot close it: no token may come twice. So the rest is by hand."""
+    backend = exact(save_chain("<think> So it may well be?"))
+    ask, sampling = (Message("user", "?"),), Sampling(60, 0, 1.0)
+    stream = backend.stream(ask, sampling)
+    with pytest.raises(AnswerError, match="wrote nothing but reasoning; raise max_answer_tokens"):
+        next(stream)
+    (error,) = backend.generate_many([ask], sampling)
+    assert isinstance(error, AnswerError)
+    assert backend.notices == (REASONING_LEFT_OUT,)
+    assert backend._answer(Generation("<think>hm</think>\nBlue.", 1, 6)) == Generation("Blue.", 1, 6)
+
+
+def test_an_answer_that_ends_at_once_is_an_error_of_its_own(folder):
+    """One of many: the others are answered."""
+    backend = exact(folder)
+    prompt = backend._template.encode(CONVERSATIONS[1])
+    backend._stops |= {tokens(backend, prompt, 1)[0]}
+    with pytest.raises(AnswerError, match="ended its answer without a word"):
+        backend.generate(CONVERSATIONS[1], PENALISED)
+    found = backend.generate_many(CONVERSATIONS, PENALISED)
+    assert isinstance(found[1], AnswerError)
+    assert any(not isinstance(each, AnswerError) for each in found)
 
 
 # ---- where an answer ends --------------------------------------------------------------------------------------------
