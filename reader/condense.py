@@ -16,6 +16,7 @@ from reader.backends.base import Backend, Message, Sampling
 from reader.reader import question_language
 from reader.records import Turn
 from retrieval.analyze import Analyzer, is_stop_word
+from retrieval.errors import AnswerError
 
 TURNS = 4
 """Turns from the end that a question is completed from."""
@@ -49,7 +50,7 @@ _NO_QUESTION = re.compile(r"\[\d{1,3}\]|```|[:：]$")
 
 
 def condense(backend: Backend, prompt: Callable[[str], Prompt], question: str, history: Sequence[Turn]) -> str | None:
-    """The question as the model rewrites it; None where there is no room, or it wrote no question of one line."""
+    """The question as the model rewrites it; None where there is no room, or no question of one line came."""
     turns = list(history[-TURNS:])
     while turns:
         said = "\n".join(f"Q: {turn.question}\nA: {turn.answer[:_ANSWER_CHARS]}" for turn in turns)
@@ -60,7 +61,10 @@ def condense(backend: Backend, prompt: Callable[[str], Prompt], question: str, h
         turns.pop(0)
     else:
         return None
-    generation = backend.generate(messages, _REWRITTEN)
+    try:
+        generation = backend.generate(messages, _REWRITTEN)
+    except AnswerError:
+        return None
     written = _LABEL.sub("", generation.text.strip(), count=1).strip(" \"'“”‘’`")
     if not generation.complete or not written or len(written) > MAX_CHARS or "\n" in written:
         return None

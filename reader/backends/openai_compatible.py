@@ -233,10 +233,8 @@ class OpenAICompatibleBackend:
                         yield piece
                     if reply.over:
                         return
-                    if (
-                        reply.pieces,
-                        reply.finish is None,
-                    ) != before:  # comments and empty events keep a connection alive; they are no progress
+                    # Comments and empty events keep a connection alive; they are no progress.
+                    if (reply.pieces, reply.finish is None) != before:
                         heard = time.monotonic()
                 quiet = time.monotonic() - heard
                 if reply.finish is not None and quiet > min(_GRACE_SECONDS, timeout):
