@@ -14,8 +14,8 @@ from reader.backends.base import Backend, Generation, Message, Sampling
 from reader.budget import Block, Packed, pack
 from reader.citations import Claim, MarkerResolver, Resolved, cite, resolve, with_added
 from reader.compress import Compressor
-from reader.reader import REFUSAL, LookUp, is_refusal, question_language
-from reader.records import Answer, Citation, PromptInfo, ReaderInfo, Sentence, Turn, WordMatch, Written
+from reader.reader import REFUSAL, LookUp, abstention, has_evidence, is_refusal, question_language, word_matches
+from reader.records import LEAST_SUPPORT, Answer, PromptInfo, ReaderInfo, Sentence, Turn, Written
 from reader.verify import Check, Evidence, Verifier
 from retrieval.errors import PromptTooLongError, RagError
 from retrieval.interaction import Interaction
@@ -26,9 +26,6 @@ HISTORY_SHARE = 0.25
 
 _LEAST_ROOM = 64
 """Tokens for passages below which a prompt is not worth asking."""
-
-LEAST_SUPPORT = 0.2
-"""Below it nothing speaks for a sentence: an answer of such sentences is withdrawn. From .5 on one is supported."""
 
 AnswerStream = Generator[str, None, Answer]
 """Yields the answer's text as it is written, markers resolved, and returns the checked answer."""
@@ -140,22 +137,11 @@ class GenerativeReader:
 
     def _ask(self, retrieved: Retrieved, history: Sequence[Turn] = ()) -> _Asked | Answer:
         """The prompt, or at once an abstention where there is too little evidence."""
+        answer = abstention(retrieved, self._info)
+        if not retrieved.hits or not has_evidence(retrieved, self._min_evidence):
+            return answer
         question = retrieved.question.text
         language = question_language(question)
-        answer = Answer(
-            question=question,
-            text=REFUSAL[language],
-            abstained=True,
-            citations=(),
-            hits=retrieved.hits,
-            reader=self._info,
-            evidence=retrieved.evidence,
-            timings_ms=retrieved.timings_ms,
-            abstention="evidence",
-        )
-        needed = retrieved.evidence_needed if self._min_evidence is None else self._min_evidence
-        if not retrieved.hits or retrieved.evidence < needed:
-            return answer
         prompt = self._prompt(language)
         turns = self._remembered(history)
 
@@ -248,11 +234,9 @@ class GenerativeReader:
             own = _renumbered(self._verifier.check(claim.words, cited), claim.markers)
             if own.label == "supported":
                 return _Finding(own, None)
-        each = [
-            _renumbered(self._verifier.check(claim.words, [passages[position]]), [position + 1])
-            for position in asked.shown
-        ]
-        return _Finding(own, max(each, key=lambda check: check.support))
+        each = self._verifier.check_each(claim.words, [passages[position] for position in asked.shown])
+        best = max(each, key=lambda check: check.support)
+        return _Finding(own, _renumbered(best, [position + 1 for position in asked.shown]))
 
     def _cited(self, answer: Answer, asked: _Asked, resolved: Resolved, findings: Sequence[_Finding]) -> Answer:
         added = {
@@ -272,7 +256,8 @@ class GenerativeReader:
                 citation = cite(marker, look_up(hit.doc_id), hit, span)
                 if citation not in citations:
                     citations.append(citation)
-                    matches += self._matches(asked.retrieved, citation)
+                    passage = asked.retrieved.passages[marker - 1]
+                    matches += word_matches(self._interaction, asked.retrieved.question, hit, passage, cited=citation)
         return replace(
             answer,
             text=resolved.text,
@@ -282,24 +267,6 @@ class GenerativeReader:
             sentences=tuple(sentences),
             matches=tuple(matches),
         )
-
-    def _matches(self, retrieved: Retrieved, citation: Citation) -> list[WordMatch]:
-        """Which words of the question a quote answers to."""
-        position = citation.marker - 1
-        start = retrieved.hits[position].start
-        span = (citation.start - start, citation.end - start)
-        return [
-            WordMatch(
-                marker=citation.marker,
-                question_start=match.question_start,
-                question_end=match.question_end,
-                start=start + match.start,
-                end=start + match.end,
-                weight=match.weight,
-                similarity=match.similarity,
-            )
-            for match in self._interaction.matches(retrieved.question, retrieved.passages[position], span)
-        ]
 
 
 def _sentence(claim: Claim, finding: _Finding, *, added: bool) -> Sentence:

@@ -1,4 +1,4 @@
-"""The Reader protocol: retrieved passages to an Answer. Knows the records on both sides; no model."""
+"""The Reader protocol, and what every reader says alike. Knows the records on both sides; no model."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import re
 from collections.abc import Callable, Generator, Sequence
 from typing import Protocol
 
-from reader.records import Answer, Turn
+from reader.records import Answer, Citation, ReaderInfo, Turn, WordMatch
 from retrieval.errors import RagError
-from retrieval.records import Document
+from retrieval.interaction import Interaction, Passage, Question
+from retrieval.records import Document, Hit
 from retrieval.retriever import Retrieved
 
 LookUp = Callable[[str], Document]
@@ -32,6 +33,44 @@ class Reader(Protocol):
 
     def read_many(self, retrieved: Sequence[Retrieved], /) -> Sequence[Answer | RagError]:
         """An answer, or what is wrong with the question, for each, in order."""
+
+
+def abstention(retrieved: Retrieved, reader: ReaderInfo) -> Answer:
+    """An answer that says there is none, for want of evidence; what a reader finds is put in its place."""
+    return Answer(
+        question=retrieved.question.text,
+        text=REFUSAL[question_language(retrieved.question.text)],
+        abstained=True,
+        citations=(),
+        hits=retrieved.hits,
+        reader=reader,
+        evidence=retrieved.evidence,
+        timings_ms=retrieved.timings_ms,
+        abstention="evidence",
+    )
+
+
+def has_evidence(retrieved: Retrieved, least: float | None) -> bool:
+    """Whether there is enough to try an answer: as much as asked for, or as the index is calibrated for where None."""
+    return retrieved.evidence >= (retrieved.evidence_needed if least is None else least)
+
+
+def word_matches(
+    interaction: Interaction, question: Question, hit: Hit, passage: Passage, *, cited: Citation
+) -> list[WordMatch]:
+    """Which words of the question a quote of a hit answers to."""
+    return [
+        WordMatch(
+            marker=cited.marker,
+            question_start=match.question_start,
+            question_end=match.question_end,
+            start=hit.start + match.start,
+            end=hit.start + match.end,
+            weight=match.weight,
+            similarity=match.similarity,
+        )
+        for match in interaction.matches(question, passage, (cited.start - hit.start, cited.end - hit.start))
+    ]
 
 
 def is_refusal(text: str) -> bool:

@@ -15,6 +15,10 @@ AbstentionReason = Literal["evidence", "model", "verification"]
 """Too little evidence to ask a model; the model's own refusal; or nothing that the model wrote is supported."""
 
 
+LEAST_SUPPORT = 0.2
+"""Below it nothing speaks for a sentence: an answer of such sentences is withdrawn. From .5 on one is supported."""
+
+
 @dataclass(frozen=True, slots=True)
 class Citation:
     """A quote from a source, `quote == document.text[start:end]`. `marker` is the n of [n] in the answer.

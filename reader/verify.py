@@ -118,8 +118,29 @@ class Verifier:
         except TextTooLongError:
             halves = [self.check(half, passages) for half in _halves(claim) if any(map(str.isalnum, half))]
             return min(halves, key=lambda half: half.support, default=_NOTHING)
-        if compared is None or not compared.views:
+        return self._judge(compared) if compared else _NOTHING
+
+    def check_each(self, claim: str, passages: Sequence[Passage]) -> list[Check]:
+        """The claim against each passage by itself, in order; the claim is encoded once.
+
+        Evidence is by the position of its passage among all of them.
+        """
+        try:
+            compared = self._compare(claim, passages)
+        except TextTooLongError:
+            alone = [self.check(claim, [passage]) for passage in passages]
+            return [
+                replace(check, evidence=tuple(replace(found, passage=index) for found in check.evidence))
+                for index, check in enumerate(alone)
+            ]
+        views = compared.views if compared else ()
+        judged = {view.passage: self._judge(replace(compared, views=(view,))) for view in views if compared}
+        return [judged.get(index, _NOTHING) for index in range(len(passages))]
+
+    def _judge(self, compared: _Compared) -> Check:
+        if not compared.views:
             return _NOTHING
+        claim = compared.claim
         spans = [view.best.span for view in compared.views]
         judged: list[float | None] = [None] * len(spans)
         if self._model is not None:

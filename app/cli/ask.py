@@ -39,6 +39,7 @@ from app.cli.common import (
     table,
 )
 from app.cli.text import visible
+from reader.records import LEAST_SUPPORT
 from retrieval.errors import RagError
 
 if TYPE_CHECKING:
@@ -51,9 +52,6 @@ if TYPE_CHECKING:
     from app.pipeline import Pipeline
     from reader.records import Answer, Citation, Sentence, WordMatch
     from retrieval.filters import Filter
-
-IDLE_SUPPORT = 0.2
-"""A citation that supports its sentence less than this adds nothing to those beside it."""
 
 MARKED_SIMILARITY = 0.5
 """Words of a quote are marked from here on; below, the best match of a question word is rarely a match to a person."""
@@ -183,15 +181,6 @@ class _Desk:
             complain("error", f"{question[:100]}: {problem}" if question else problem)
 
 
-def exhausted(stream: Generator[str, None, Answer]) -> Answer:
-    """The answer at the end of a stream."""
-    while True:
-        try:
-            next(stream)
-        except StopIteration as end:
-            return cast("Answer", end.value)
-
-
 def print_stream(stream: Generator[str, None, Answer], *, explain: bool = False) -> Answer:
     """Show an answer while it is written, then what checking it found, and its sources."""
     from app.cli.progress import waiting
@@ -279,7 +268,7 @@ def _remarks_on(sentence: Sentence, answer: Answer) -> Iterator[str]:
         yield f"! {_REMARKS[sentence.label]}{f', but by [{sentence.instead}]' if sentence.instead else ''}: {words}"
     else:
         each = zip(sentence.markers, sentence.alone, strict=True)
-        idle = "".join(f"[{marker}]" for marker, support in each if support < IDLE_SUPPORT)
+        idle = "".join(f"[{marker}]" for marker, support in each if support < LEAST_SUPPORT)
         if idle:
             yield f"! {idle} does not bear this out, the others do: {words}"
 

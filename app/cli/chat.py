@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.ask import exhausted, print_answer, print_stream
+from app.cli.ask import print_answer, print_stream
 from app.cli.common import (
     ConfigFlag,
     DeviceFlag,
@@ -86,12 +86,14 @@ class _Talk:
                 self._ask(text)
 
     def _ask(self, asked: str) -> None:
+        from reader.backends.base import drain
+
         stream = self._conversation.ask(self._pipeline, asked, note=self._understood)
         try:
             if stdout().is_terminal:
                 print_stream(stream)
             else:
-                print_answer(exhausted(stream), stdout())
+                print_answer(drain(stream), stdout())
         except (RagError, OSError) as error:
             complain("error", str(error))
         except KeyboardInterrupt:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 from retrieval.errors import AnswerError
 
 REASONING_LEFT_OUT = "the model reasons before it answers; that is left out, but counts towards max_answer_tokens"
 _OPEN, _CLOSE = "<think>", "</think>"
+
+_T = TypeVar("_T")
 
 Role = Literal["system", "user", "assistant"]
 
@@ -96,14 +98,14 @@ class Backend(Protocol):
         """
 
 
-def drain(stream: Stream) -> Generation:
-    """The whole of a stream."""
+def drain(stream: Generator[object, None, _T]) -> _T:
+    """What a stream returns at its end: the whole of what it yields."""
     while True:
         try:
             next(stream)
         except StopIteration as end:
-            generation: Generation = end.value
-            return generation
+            whole: _T = end.value
+            return whole
 
 
 class Thoughts:

@@ -6,13 +6,13 @@ part. The best one is quoted, and a second one if it is nearly as good. Knows pa
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
 from reader.citations import cite
-from reader.reader import REFUSAL, LookUp, question_language
-from reader.records import Answer, ReaderInfo, Turn, WordMatch
+from reader.reader import LookUp, abstention, has_evidence, word_matches
+from reader.records import Answer, Citation, ReaderInfo, Turn, WordMatch
 from reader.sentences import BLANK_LINE, announced, scores, stretches
 from retrieval.interaction import Interaction
 from retrieval.records import Document, Hit
@@ -55,20 +55,9 @@ class ExtractiveReader:
 
     def read(self, retrieved: Retrieved, _history: Sequence[Turn] = (), /) -> Answer:
         """The best sentences, quoted with [n] markers, or an abstention where there is too little evidence."""
-        answer = Answer(
-            question=retrieved.question.text,
-            text=REFUSAL[question_language(retrieved.question.text)],
-            abstained=True,
-            citations=(),
-            hits=retrieved.hits,
-            reader=ReaderInfo("extractive", "none"),
-            evidence=retrieved.evidence,
-            timings_ms=retrieved.timings_ms,
-            abstention="evidence",
-        )
+        answer = abstention(retrieved, ReaderInfo("extractive", "none"))
         look_up = cache(self._look_up)  # a document is read once an answer, however many of its passages are looked at
-        needed = retrieved.evidence_needed if self._min_evidence is None else self._min_evidence
-        chosen = self._choose(retrieved, look_up) if retrieved.evidence >= needed else []
+        chosen = self._choose(retrieved, look_up) if has_evidence(retrieved, self._min_evidence) else []
         if not chosen:
             return answer
         citations = tuple(
@@ -81,7 +70,7 @@ class ExtractiveReader:
             abstained=False,
             abstention=None,
             citations=citations,
-            matches=tuple(self._explain(retrieved, chosen)),
+            matches=tuple(self._explain(retrieved, chosen, citations)),
         )
 
     def stream(self, retrieved: Retrieved, _history: Sequence[Turn] = (), /) -> Generator[str, None, Answer]:
@@ -120,22 +109,12 @@ class ExtractiveReader:
                 found.append(Candidate(score, index, start, end, says))
         return found
 
-    def _explain(self, retrieved: Retrieved, chosen: Sequence[Candidate]) -> list[WordMatch]:
-        return [
-            WordMatch(
-                marker=marker,
-                question_start=match.question_start,
-                question_end=match.question_end,
-                start=retrieved.hits[one.hit].start + match.start,
-                end=retrieved.hits[one.hit].start + match.end,
-                weight=match.weight,
-                similarity=match.similarity,
-            )
-            for marker, one in enumerate(chosen, start=1)
-            for match in self._interaction.matches(
-                retrieved.question, retrieved.passages[one.hit], (one.start, one.end)
-            )
-        ]
+    def _explain(
+        self, retrieved: Retrieved, chosen: Sequence[Candidate], citations: Sequence[Citation]
+    ) -> Iterator[WordMatch]:
+        for one, citation in zip(chosen, citations, strict=True):
+            hit, passage = retrieved.hits[one.hit], retrieved.passages[one.hit]
+            yield from word_matches(self._interaction, retrieved.question, hit, passage, cited=citation)
 
 
 def _headings(document: Document, hit: Hit) -> list[tuple[int, int]]:

@@ -13,9 +13,9 @@ from prompts import load_prompt
 from reader.backends.base import Sampling, drain
 from reader.backends.scripted import ScriptedBackend
 from reader.compress import Compressor
-from reader.generative import LEAST_SUPPORT, GenerativeReader
+from reader.generative import GenerativeReader
 from reader.reader import REFUSAL, question_language
-from reader.records import Turn
+from reader.records import LEAST_SUPPORT, Turn
 from retrieval.errors import ModelError, PromptTooLongError
 from retrieval.store import Store
 

@@ -238,6 +238,31 @@ def test_every_check_keeps_its_promises(world, claim, texts):
     assert again.support == pytest.approx(found.support)
 
 
+@pytest.mark.parametrize(
+    "claim",
+    [
+        "The tunnel was closed in 1993.",
+        "The queen lays eggs.",
+        "长城是最长的建筑。",
+        "1985",
+        "...",
+        "bees queen " * 300,
+    ],
+    ids=["number", "words", "Chinese", "only a number", "no words", "longer than the encoder reads"],
+)
+def test_each_passage_alone_is_as_if_checked_alone(world, claim):
+    texts = (*TEXTS, "-----")
+    each = world.verifier.check_each(claim, [world.passage(text) for text in texts])
+    assert len(each) == len(texts)
+    for position, (found, text) in enumerate(zip(each, texts, strict=True)):
+        alone = world.check(claim, text)
+        assert (found.label, found.support) == (alone.label, alone.support)
+        assert [(one.start, one.end, one.score) for one in found.evidence] == [
+            (one.start, one.end, one.score) for one in alone.evidence
+        ]
+        assert {one.passage for one in found.evidence} <= {position}
+
+
 def test_a_long_copy_with_one_word_more_at_its_end_is_no_copy(world):
     long = "".join(all_chinese * 3 for all_chinese in (WALL, TEA))[:480]
     assert world.check(long, long[:470]).support < 0.97 <= world.check(long, long).support
