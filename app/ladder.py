@@ -65,7 +65,7 @@ def climb(settings: ZephyrSettings, *, report: Callable[[str], None]) -> list[Ru
         report(f"rung {number} of {len(RUNGS)}: {name}")
         way = replace(settings, quantization=quantization, kv_cache=kv_cache)  # type: ignore[arg-type]  # of RUNGS
         try:
-            rung, chosen = measure(ZephyrBackend.load(way), name, answers=answers)
+            rung, chosen = measure(ZephyrBackend(way), name, answers=answers)
         except RagError as error:
             rung, chosen = Rung(name, failure=str(error)), None
         if number == 1:

@@ -449,7 +449,7 @@ class Pipeline:
         if self.choice.reader == "zephyr":
             from reader.backends.zephyr import ZephyrBackend
 
-            return ZephyrBackend.load(zephyr_settings(config, self.choice), report=self._note)
+            return ZephyrBackend(zephyr_settings(config, self.choice), report=self._note)
         return None
 
     @cached_property

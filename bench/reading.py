@@ -79,7 +79,7 @@ def measure_bandwidth(device: str) -> float:
 def _measured(
     folder: Path, quantization: Quantization, shape: Shape, bandwidth: float, *, questions: int
 ) -> dict[str, str]:
-    backend = ZephyrBackend.load(ZephyrSettings(model=str(folder), quantization=quantization))
+    backend = ZephyrBackend(ZephyrSettings(model=str(folder), quantization=quantization))
     load_seconds = _seconds(backend.weights)
     model = backend.weights()
     way = Load(quantization, "full", backend.window)

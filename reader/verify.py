@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from reader.facts import DENIED, Number, holds, names, numbers, reversed_words, same_kind, words
 from reader.records import Label
 from retrieval.analyze import is_stop_word
+from retrieval.encoder import model_folder
 from retrieval.errors import ConfigError, EmptyTextError, ModelError, TextTooLongError
 from retrieval.interaction import Interaction, Passage, Question
 from retrieval.sentences import sentences
@@ -692,11 +693,12 @@ class NliModel:
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         try:
-            tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=True)
+            folder = str(model_folder(name))
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
             model: Any = AutoModelForSequenceClassification.from_pretrained(
-                name, local_files_only=True, use_safetensors=True
+                folder, local_files_only=True, trust_remote_code=False, use_safetensors=True
             )
-        except (OSError, ValueError, KeyError, ImportError) as error:
+        except (ModelError, OSError, ValueError, KeyError, ImportError) as error:
             found = " ".join(str(error).split())[:300]
             raise ModelError(
                 f"the support model {name!r} cannot be loaded from this machine ({found}); expected a folder, or a "

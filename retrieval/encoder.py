@@ -10,9 +10,11 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import logging
 import re
 import shutil
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -207,7 +209,7 @@ class SentenceTransformerEncoder(_Base):
             raise MissingPackageError("sentence-transformers is not installed; run: make setup") from error
         self.spec = spec
         self.tokenizer = load_tokenizer(folder)
-        with _quiet(), _explained(folder):
+        with quiet(below=logging.ERROR), explained(folder):
             model: Any = SentenceTransformer(str(folder), device=device, local_files_only=True)
         self._transformer = model[0].auto_model.eval()
         self._device = device
@@ -253,7 +255,7 @@ def load_encoder(
 def encoder_spec(name: str, *, pooling: str = "") -> EncoderSpec:
     """What an index records of an encoder; reads small files only, loads nothing."""
     folder = model_folder(name)
-    config = _json(folder / "config.json")
+    config = read_json(folder / "config.json")
     _check_modules(name, folder)
     dimension = next((config[key] for key in _WIDTH_KEYS if key in config), None)
     positions = config.get("max_position_embeddings", _MAX_TOKENS)
@@ -323,7 +325,7 @@ def load_tokenizer(folder: Path) -> Tokenizer:
     path = folder / "tokenizer.json"
     if not path.is_file():
         raise ModelError(f"{folder} has no tokenizer.json; expected a model saved with a fast tokenizer")
-    with _explained(folder):
+    with explained(folder):
         tokenizer = Tokenizer.from_file(str(path))
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -354,7 +356,7 @@ def _converted(folder: Path, spec: EncoderSpec, cache: Path) -> Path:
 
 def _is_intact(place: Path) -> bool:
     try:
-        record = _json(place / "record.json")
+        record = read_json(place / "record.json")
         return all(_sha256(place / name) == record.get(name) for name in _CONVERTED_FILES)
     except ModelError:  # a file is missing or cannot be read
         return False
@@ -362,7 +364,7 @@ def _is_intact(place: Path) -> bool:
 
 def _save_converted(folder: Path, place: Path) -> None:
     place.mkdir()
-    with _quiet(), _explained(folder):
+    with quiet(below=logging.ERROR), explained(folder):
         _convert(folder, place / _CONVERTED_FILES[0])
     record = {name: _sha256(place / name) for name in _CONVERTED_FILES}
     (place / "record.json").write_text(json.dumps(record), encoding="utf-8")
@@ -392,19 +394,16 @@ def _convert(folder: Path, target: Path) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep back the chatter of the libraries while a model is loaded: warnings, progress bars, load reports."""
-    import logging
-    import warnings
-
-    from transformers.utils import logging as transformers_logging
-
-    logger = logging.getLogger("transformers")
-    level = logger.level
-    bars = transformers_logging.is_progress_bar_enabled()
+def quiet(*, below: int = logging.CRITICAL) -> Iterator[None]:
+    """Keep back the chatter of the libraries while a model is loaded: warnings, progress bars, lower log levels."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        logger.setLevel(logging.ERROR)
+        from transformers.utils import logging as transformers_logging
+
+        logger = logging.getLogger("transformers")
+        level = logger.level
+        bars = transformers_logging.is_progress_bar_enabled()
+        logger.setLevel(below)
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         try:
             yield
@@ -415,7 +414,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _explained(folder: Path) -> Iterator[None]:
+def explained(folder: Path) -> Iterator[None]:
     """Say which model it was that a library could not load; libraries raise what they like on bad files."""
     try:
         yield
@@ -438,13 +437,13 @@ def _import_openvino() -> Any:
 
 def _is_bert(folder: Path) -> bool:
     """Whether a model takes nothing but token ids and reads them in both directions, as BERT does."""
-    return _json(folder / "config.json").get("model_type") == "bert"
+    return read_json(folder / "config.json").get("model_type") == "bert"
 
 
 def _pooling(folder: Path) -> str:
     """How a model says its tokens are pooled (sentence-transformers' name); the mean where it does not say."""
     path = folder / "1_Pooling" / "config.json"
-    config = _json(path) if path.is_file() else {}
+    config = read_json(path) if path.is_file() else {}
     old_style = {
         name.removeprefix("pooling_mode_").removesuffix("_token").removesuffix("_tokens")
         for name, chosen in config.items()
@@ -457,7 +456,7 @@ def _pooling(folder: Path) -> str:
 def _prefix(folder: Path, *roles: str) -> str:
     """What a model wants to read before a text of a role, by the names that sentence-transformers uses."""
     path = folder / "config_sentence_transformers.json"
-    prompts = (_json(path) if path.is_file() else {}).get("prompts") or {}
+    prompts = (read_json(path) if path.is_file() else {}).get("prompts") or {}
     if not isinstance(prompts, dict) or not all(isinstance(text, str) for text in prompts.values()):
         raise ModelError(f"{path} has prompts that are not text")
     return next((prompts[role] for role in roles if role in prompts), "")
@@ -494,7 +493,8 @@ def _sha256(path: Path) -> str:
         raise ModelError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A small settings file of a model. Raises ModelError where it holds no JSON object."""
     value = _read_json(path)
     if not isinstance(value, dict):
         raise ModelError(f"{path} holds {type(value).__name__}, expected a JSON object")

@@ -6,10 +6,8 @@ weights other than safetensors.
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,13 +16,13 @@ from typing import Any, Literal
 
 from reader.backends.generation import is_out_of_memory
 from reader.backends.memory import KvCache, Quantization
+from retrieval import encoder
 from retrieval.encoder import model_folder
 from retrieval.errors import ConfigError, ModelError, RagError
 
 ZEPHYR = "HuggingFaceH4/zephyr-7b-beta"
 WINDOW = 4096  # tokens, unless asked otherwise: as far as Zephyr's attention reaches without sliding
 DEVICES = ("cpu", "cuda")
-_MAX_JSON_BYTES = 1_000_000
 
 Dtype = Literal["auto", "bfloat16", "float16", "float32"]
 
@@ -56,44 +54,23 @@ def at_the_door(folder: Path) -> Iterator[None]:
     sys.modules["kernels"] = None  # type: ignore[assignment]
     # Says for every layer that numbers are converted, and that there is no such kernel.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    with quiet(), explained(folder):
+    with encoder.quiet(), explained(folder):
         yield
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep back the chatter of the libraries: warnings, progress bars, load reports."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from transformers.utils import logging as transformers_logging
-
-        library: Any = transformers_logging
-        level, bars = library.get_verbosity(), library.is_progress_bar_enabled()
-        library.set_verbosity(logging.CRITICAL)
-        library.disable_progress_bar()
-        try:
-            yield
-        finally:
-            library.set_verbosity(level)
-            if bars:
-                library.enable_progress_bar()
 
 
 @contextmanager
 def explained(folder: Path) -> Iterator[None]:
     """Turn what a library raises into a ModelError that names the model's folder and tells memory from other causes."""
-    try:
-        yield
-    except RagError:
-        raise
-    except Exception as error:
-        if is_out_of_memory(error):
+    with encoder.explained(folder):
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, RagError) or not is_out_of_memory(error):
+                raise
             raise ModelError(
                 f"out of memory with the model in {folder}; load it in 4 bits, with a quantised key-value cache or a "
                 "shorter window, or end other programs that use the device"
             ) from error
-        found = " ".join(str(error).split())[:300]
-        raise ModelError(f"the model in {folder} cannot be used ({type(error).__name__}: {found})") from error
 
 
 def weights_folder(name: str) -> Path:
@@ -238,12 +215,3 @@ def free_bytes(device: str) -> int:
     with Path("/proc/meminfo").open(encoding="ascii") as lines:
         fields = dict(line.split(":", 1) for line in lines)
     return 1024 * int(fields["MemAvailable"].split()[0])
-
-
-def read_json(path: Path) -> Mapping[str, Any]:
-    """A small JSON object, as ModelError or ValueError where it is none."""
-    with path.open("rb") as file:
-        value = json.loads(file.read(_MAX_JSON_BYTES))
-    if not isinstance(value, dict):
-        raise ModelError(f"{path} holds {type(value).__name__}, expected a JSON object")
-    return value

@@ -364,7 +364,8 @@ class OpenAICompatibleBackend:
 
     @cached_property
     def _tokenizer(self) -> Any:
-        from reader.backends.loading import load_tokenizer, quiet
+        from reader.backends.loading import load_tokenizer
+        from retrieval.encoder import quiet
 
         name = self._settings.tokenizer
         try:

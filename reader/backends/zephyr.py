@@ -30,13 +30,12 @@ from reader.backends.loading import (
     load_model,
     load_tokenizer,
     precision_of,
-    quiet,
-    read_json,
     stop_sliding,
     weights_folder,
     window_of,
 )
 from reader.backends.memory import HQQ_GROUP, HQQ_RESIDUAL, Load, Shape, require_room
+from retrieval.encoder import quiet, read_json
 from retrieval.errors import AnswerError, MissingPackageError, ModelError, PromptTooLongError
 
 _MAX_BATCH = 64  # rows that are written together; more gain little (docs/benchmarks.md)
@@ -59,7 +58,10 @@ class ZephyrBackend:
     """
 
     def __init__(self, settings: ZephyrSettings, *, report: Callable[[str], None] = lambda _: None) -> None:
-        """Reads config and tokenizer. `report` is told what takes time. Raises ModelError, MissingPackageError."""
+        """Reads config and tokenizer; the weights come when they are first needed. `report` is told what takes time.
+
+        Raises ModelError, MissingPackageError.
+        """
         self.model = settings.model
         self._settings, self._report = settings, report
         self._folder = weights_folder(settings.model)
@@ -84,11 +86,6 @@ class ZephyrBackend:
         self._loaded: Any = None
         self._kept: tuple[tuple[list[int], KeysAndValues], ...] = ()
         self._notices: list[str] = []
-
-    @classmethod
-    def load(cls, settings: ZephyrSettings, *, report: Callable[[str], None] = lambda _: None) -> ZephyrBackend:
-        """A backend by settings: config and tokenizer are read now, `weights()` when they are first needed."""
-        return cls(settings, report=report)
 
     @property
     def notices(self) -> tuple[str, ...]:

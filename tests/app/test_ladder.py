@@ -74,7 +74,7 @@ def test_agreement_is_with_the_first_rung(rungs):
 
 
 def test_a_model_that_is_led_along_its_own_answer_agrees_with_itself(folder):
-    backend = ZephyrBackend.load(ZephyrSettings(model=str(folder), device="cpu", quantization="none", dtype="float32"))
+    backend = ZephyrBackend(ZephyrSettings(model=str(folder), device="cpu", quantization="none", dtype="float32"))
     prompt = make_prompts(backend)[0][:64]
     own = lead(backend, prompt, answer=None, tokens=6)
     assert lead(backend, prompt, answer=own.tokens, tokens=6).tokens == own.tokens

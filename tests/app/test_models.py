@@ -553,7 +553,7 @@ small = str(save_small_model(folder / "small"))
 for arguments in (["list"], ["list", "--json"], ["check"], ["check", small], ["where", small], ["where", "org/none"]):
     print(arguments[0], CliRunner().invoke(app, ["models", *arguments]).exit_code)
 print(load_encoder({encoder.spec.name!r}, cache=Path({str(model_cache)!r})).encode_query("the cat").shape)
-backend = ZephyrBackend.load(ZephyrSettings(model=small, device="cpu", quantization="none"))
+backend = ZephyrBackend(ZephyrSettings(model=small, device="cpu", quantization="none"))
 print(backend.generate([Message("user", "Why?")], Sampling(max_tokens=3, temperature=0)).answer_tokens)
 print(tried)
 """

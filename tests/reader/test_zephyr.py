@@ -163,7 +163,7 @@ def test_weights_are_loaded_when_they_are_needed_and_once(folder):
 
 def test_loading_reads_no_weights_yet(folder):
     said = []
-    backend = ZephyrBackend.load(ZephyrSettings(model=str(folder), device="cpu"), report=said.append)
+    backend = ZephyrBackend(ZephyrSettings(model=str(folder), device="cpu"), report=said.append)
     assert said == []
     assert backend.weights() is backend.weights()
     assert len(said) == 2
