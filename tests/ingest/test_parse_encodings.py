@@ -65,7 +65,7 @@ def test_utf8_is_never_taken_for_anything_else(text):
     controls = sum(character < " " or character == "\x7f" for character in text)
     if (
         data.count(0) * 10 <= len(data)
-        and (controls * 3 <= len(data) or len(data) < 16)
+        and controls * 3 <= len(data)
         and b"\x1b$" not in data
         and not text.startswith("\ufeff")
     ):
