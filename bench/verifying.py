@@ -8,7 +8,6 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ from bench.sets import CACHE, documents, opened, question_set
 from bench.table import Table
 from ingest.chunk import Chunker
 from reader.facts import names, numbers
-from reader.verify import FEATURES, SUPPORTED, Verifier, Weights, shipped_weights
+from reader.verify import FEATURES, SUPPORTED, Verifier, Weights
 from retrieval.encoder import BUNDLED_NAME, Encoder, load_encoder, passage_input
 from retrieval.interaction import Passage, SignCodec
 from retrieval.records import ChunkingSpec, Document
@@ -34,12 +33,16 @@ Floats = NDArray[np.float64]
 INDEX = "squad2_dev_big"
 """Whose codec and word statistics read the claims: English paragraphs about everything."""
 
-FITTED_ON: Mapping[str, float] = {"attributionbench": 1.0, "qags": 0.2, "scifact_claims": 0.1}
-"""How much each set counts; both classes of a set count alike."""
+FITTED_ON: Mapping[str, float] = {"attributionbench": 1.0, "expertqa": 0.2}
+"""How much each set counts. With qags at .2 as well, attributionbench loses a point, and qags gains six."""
 
-UNSEEN = "expertqa"
-_PENALTY = 0.2  # on the mean loss; smaller ones lose on every set
+UNSEEN = ("qags", "scifact_claims")
+ALTERED = ("squad1_dev", "cmrc2018_dev", "clapnq_dev", "drcd_dev")
+"""Sets whose sentences are altered. The rules were written with the first two in view; the others came after."""
+
+_PENALTY = 0.2  # on the mean loss; from .05 to .3 attributionbench hardly moves, and the other sets gain
 _DRAWS = 1_000
+_MADE = 200  # paragraphs a set whose sentences are altered
 _STEPS = 100
 _SHORTEST_PAGE = 80  # characters; what is shorter names a page and holds none of its text
 _MARKERS = re.compile(r"\s*\[\s*\d{1,3}(?:\s*(?:,|and|-|–)\s*\d{1,3})*\s*\]|\s*\[\d{1,3}\b[^\]\w]*$")
@@ -63,9 +66,10 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """n cases: features (n, f), rows of NaN where nothing is cited; supported, half and kind (n,)."""
+    """n cases: features (n, f), rows of NaN where nothing is cited; the product's support (n,); what people found."""
 
     features: Floats
+    product: Floats
     supported: NDArray[np.bool_]
     half: NDArray[np.int64]
     kind: NDArray[np.str_]
@@ -74,26 +78,26 @@ class Measured:
 def run(*, limit: int | None = None) -> Table:
     """Fit on one half of the claims, measure on the other, and the other way round; then what was never fitted on."""
     with opened(question_set(INDEX)) as pipeline, one_blas_thread():
-        measured = {name: _measure(pipeline, cases(name)[:limit]) for name in (*FITTED_ON, UNSEEN)}
-        made = {name: _labels(pipeline, altered(name, limit or 300)) for name in ("squad1_dev", "cmrc2018_dev")}
+        measured = {name: _measure(pipeline, cases(name)[:limit]) for name in (*FITTED_ON, *UNSEEN)}
+        made = {name: _labels(pipeline, altered(name, limit or _MADE)) for name in ALTERED}
         seconds = _seconds(pipeline)
     fitted = [fit(measured, half) for half in (0, 1)]
     print(as_toml(fitted[0]))
     lines: list[list[str]] = []
     for name, one in measured.items():
-        ours = np.where(one.half == 1, _support(fitted[0], one), _support(fitted[1], one))
-        lines.append([name, "ours", "other half", *_figures(ours, one.supported, SUPPORTED)])
-        shipped = _support(shipped_weights(), one)
-        unseen = one.half == 1
-        lines.append([name, "ours, shipped", "half 1", *_figures(shipped[unseen], one.supported[unseen], SUPPORTED)])
         overlap = np.nan_to_num(one.features[:, FEATURES.index("all terms")], nan=0.0)
         thresholds = [_best_threshold(overlap[one.half == half], one.supported[one.half == half]) for half in (0, 1)]
-        moved = overlap - np.array(thresholds)[1 - one.half]
-        lines.append([name, "overlap of terms", "other half", *_figures(moved, one.supported, 0.0, raw=overlap)])
+        over = overlap - np.array(thresholds)[1 - one.half]
+        new = one.half == 1
+        lines += [
+            [name, "overlap of terms", "both", *_figures(over, one.supported, 0.0, raw=overlap)],
+            [name, "weights alone", "both", *_figures(_crossed(fitted, one), one.supported, SUPPORTED)],
+            [name, "product", "1", *_figures(one.product[new], one.supported[new], SUPPORTED)],
+        ]
     return Table(
         "Verification: do the cited passages bear the claim out?",
         (
-            "set", "by", "measured on", "supported", "not", "precision", "recall", "balanced accuracy, 95%",
+            "set", "by", "halves", "supported", "not", "precision", "recall", "balanced accuracy, 95%",
             "AUROC, 95%", "calibration error",
         ),
         lines,
@@ -105,19 +109,34 @@ def _note(measured: Mapping[str, Measured], made: Mapping[str, Mapping[str, str]
     altered_ = "; ".join(
         f"{name}: " + ", ".join(f"{kind} {shares}" for kind, shares in kinds.items()) for name, kinds in made.items()
     )
-    uncited = {name: int(np.isnan(one.features[:, 0]).sum()) for name, one in measured.items()}
+    uncited = {name: count for name, one in measured.items() if (count := int(np.isnan(one.features[:, 0]).sum()))}
+    by_source = "; ".join(f"{name} {figure}" for name, figure in _by_kind(measured).items())
     return (
-        "Other half: every case is scored by weights fitted on the half of the questions it is not in"
-        f" ({', '.join(FITTED_ON)} together; {UNSEEN} is never fitted on, but shares questions with a part of"
-        " attributionbench, which fall into the same half). Shipped: the weights that the product has, fitted on half"
-        " 0. Overlap: the idf share of the claim's terms that occur in what it cites, its threshold fitted on the other"
-        f" half of the same set. Claims that cite no text count as unsupported: {uncited}. {_skipped()} claims of"
-        f" {UNSEEN} whose evidence is no more than addresses, or that experts gave no plain label, are left out;"
-        " complete support counts as supported, incomplete and missing as not.\n\nSentences of paragraphs, taken over"
-        " or altered, checked against the paragraph (share supported / contradicted-number): "
-        f"{altered_}.\n\nChecking a claim against five passages of about 400 tokens, the claim's encoding included:"
-        f" {1000 * seconds:.1f} ms."
+        f"Fitted on {' and '.join(FITTED_ON)} (counting {', '.join(map(str, FITTED_ON.values()))}), whose questions are"
+        " cut into halves by their hash; the other sets were never fitted on. Weights alone: each half is scored by"
+        " weights fitted on the other, 0.5 is supported. Product: the shipped weights, fitted on half 0, with the rules"
+        " for copies, numbers, denials and names. Overlap: the idf share of a claim's terms that occur in what it"
+        " cites; its threshold is fitted on the other half of each set itself, which ours is not. Claims that cite no"
+        f" text count, as unsupported: {uncited}. Expertqa shares questions with a part of attributionbench; they fall"
+        f" into the same half. {_skipped()} of its claims are left out, whose evidence is no more than addresses or"
+        " that got no plain label; complete support counts as supported, incomplete and missing as not. In"
+        " scifact_claims, what is contradicted and what is not mentioned count as not supported.\n\n"
+        f"Balanced accuracy on attributionbench by its sources, both halves: {by_source}.\n\n"
+        "Sentences of paragraphs, taken over or altered, checked by the product against their paragraph (share"
+        " supported / contradicted-number; the rules were written with the first two sets in view):"
+        f" {altered_}.\n\nChecking a claim against five passages of about 400"
+        f" tokens takes {1000 * seconds:.1f} ms once the claim is encoded."
     )
+
+
+def _by_kind(measured: Mapping[str, Measured]) -> dict[str, str]:
+    one = measured["attributionbench"]
+    said = _crossed([fit(measured, half) for half in (0, 1)], one) >= SUPPORTED
+    return {
+        str(kind): f"{_balanced(said[chosen], one.supported[chosen]):.3f} of {chosen.sum()}"
+        for kind in np.unique(one.kind)
+        for chosen in [one.kind == kind]
+    }
 
 
 # ---- cases -----------------------------------------------------------------------------------------------------------
@@ -151,8 +170,8 @@ def _expert_claims(
 
 
 def _skipped() -> int:
-    found = _expert_claims(rows(data_folder("eval", UNSEEN) / "cases.jsonl"))
-    return sum(1 for _ in found) - len(cases(UNSEEN))
+    found = _expert_claims(rows(data_folder("eval", "expertqa") / "cases.jsonl"))
+    return sum(1 for _ in found) - len(cases("expertqa"))
 
 
 def _qags(found: Iterator[dict[str, object]]) -> Iterator[Case]:
@@ -218,11 +237,11 @@ def altered(name: str, count: int) -> list[Case]:
 
 
 def _with_another_number(sentence: str) -> str:
-    """Its first number in digits with another last digit (a year: another decade)."""
+    """Its first number in digits with another last digit; a year in another decade."""
     for number in numbers(sentence):
-        written = re.search(r"\d[\d,]*", sentence[number.start : number.end])
-        if written and number.kind != "month":
-            at = number.start + written.end() - (2 if number.kind == "year" else 1)
+        digits = [at for at in range(number.start, number.end) if sentence[at] in "0123456789"]
+        if digits and number.kind != "month":
+            at = digits[-2] if number.kind == "year" and len(digits) == 4 else digits[-1]
             return f"{sentence[:at]}{(int(sentence[at]) + 3) % 10}{sentence[at + 1 :]}"
     return ""
 
@@ -246,12 +265,14 @@ def _denied(sentence: str) -> str:
 
 def _measure(pipeline: Pipeline, found: Sequence[Case]) -> Measured:
     verifier = Verifier(pipeline.parts.retriever.interaction)
-    measured = []
+    measured, product = [], []
     for case, passages in _with_passages(pipeline, found):
         features = verifier.features(case.claim, passages)
         measured.append([features[name] if features else np.nan for name in FEATURES])
+        product.append(verifier.check(case.claim, passages).support)
     return Measured(
         np.array(measured, dtype=np.float64),
+        np.array(product),
         np.array([case.supported for case in found]),
         np.array([case.half for case in found]),
         np.array([case.kind for case in found]),
@@ -301,16 +322,19 @@ def _encoded(encoder: Encoder, codec: SignCodec, texts: Sequence[str]) -> list[N
 
 
 def _seconds(pipeline: Pipeline) -> float:
-    """What checking a claim against five full passages takes, the claim's encoding included: the median of fifty."""
-    texts = [document.text for document in documents(INDEX)[:400]]
-    long = [" ".join(texts[at : at + 3])[:1900] for at in range(0, 150, 3)]
-    verifier = Verifier(pipeline.parts.retriever.interaction)
-    asked = [Case("", text[:160], [("", each) for each in long[at : at + 5]], True, "") for at, text in enumerate(long)]
+    """What checking a claim against five full passages takes beside encoding it: the median of fifty."""
+    texts = [document.text for document in documents(INDEX)[:150]]
+    full = [" ".join(texts[at : at + 3])[:1900] for at in range(0, 150, 3)]
+    asked = [Case("", text[:160], [("", each) for each in full[at : at + 5]], True, "") for at, text in enumerate(full)]
+    interaction = pipeline.parts.retriever.interaction
+    verifier = Verifier(interaction)
     taken = []
     for case, passages in _with_passages(pipeline, asked):
         started = time.perf_counter()
+        interaction.question(case.claim)
+        encoded = time.perf_counter()
         verifier.check(case.claim, passages)
-        taken.append(time.perf_counter() - started)
+        taken.append(time.perf_counter() - encoded - (encoded - started))
     return float(np.median(taken))
 
 
@@ -318,7 +342,7 @@ def _seconds(pipeline: Pipeline) -> float:
 
 
 def fit(measured: Mapping[str, Measured], half: int) -> Weights:
-    """Logistic regression with a ridge on standardised features, by Newton's method, on one half of FITTED_ON."""
+    """Logistic regression with a ridge on standardised features, by Newton's method; both classes count alike."""
     features, truth, counts = [], [], []
     for name, share in FITTED_ON.items():
         one = measured[name]
@@ -327,8 +351,8 @@ def fit(measured: Mapping[str, Measured], half: int) -> Weights:
         features.append(one.features[chosen])
         truth.append(supported)
         counts.append(share * np.where(supported, 0.5 / supported.sum(), 0.5 / (~supported).sum()))
-    x, y, balance = np.concatenate(features), np.concatenate(truth), np.concatenate(counts)
-    balance /= balance.sum()
+    x, y = np.concatenate(features), np.concatenate(truth)
+    balance = np.concatenate(counts) / sum(FITTED_ON.values())
     mean, deviation = x.mean(axis=0), np.maximum(x.std(axis=0), 1e-9)
     x = np.column_stack([(x - mean) / deviation, np.ones(len(x))])
     penalty = np.diag([_PENALTY] * (x.shape[1] - 1) + [0.0])
@@ -347,11 +371,9 @@ def fit(measured: Mapping[str, Measured], half: int) -> Weights:
 
 
 def as_toml(weights: Weights) -> str:
-    """reader/verify.toml, but for the figures in its heading."""
-    lines = [f"intercept = {weights.intercept}", "", "[weights]"]
-    return "\n".join(
-        [f"# Fitted {datetime.now(UTC).date()}", *lines, *(f'"{n}" = {w}' for n, w in weights.features.items())]
-    )
+    """What follows the heading of reader/verify.toml."""
+    listed = [f'"{name}" = {weight}' for name, weight in weights.features.items()]
+    return "\n".join([f"intercept = {weights.intercept}", "", "[weights]", *listed])
 
 
 def _support(weights: Weights, one: Measured) -> Floats:
@@ -359,6 +381,11 @@ def _support(weights: Weights, one: Measured) -> Floats:
     return np.array(
         [0.0 if np.isnan(row[0]) else weights.support(dict(zip(FEATURES, row, strict=True))) for row in one.features]
     )
+
+
+def _crossed(fitted: Sequence[Weights], one: Measured) -> Floats:
+    """Each half by the weights of the other."""
+    return np.where(one.half == 1, _support(fitted[0], one), _support(fitted[1], one))
 
 
 def _best_threshold(scores: Floats, truth: NDArray[np.bool_]) -> float:

@@ -6,8 +6,8 @@ functions of text and records; knows no model, no index, and no judgement of wha
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Collection, Iterator, Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,27 +23,36 @@ _WORD = (
     r"(?:documents?|docs?\.?|passages?|sources?|references?|refs?\.?|citations?|contexts?|excerpts?|chunks?"
     r"|文档|文件|段落|来源|出处|资料|引文|参考|材料)"
 )
-_NAMED = rf"{_WORD}{_SPACE}?(?:no\.?|第|number)?{_SPACE}?[:：\#]?{_SPACE}?"
-_PLAIN = r"\^?\d{1,3}(?!\d)"
+_NAMED = rf"(?:{_WORD}{_SPACE}?(?:no\.?|第|number)?{_SPACE}?[:：\#]?{_SPACE}?){{1,2}}"
+_PLAIN = r"[\^\#]?[1-9]\d{0,2}(?!\d)"
 _NUMBER = rf"[\[［【]?{_PLAIN}[\]］】]?"
-_BETWEEN = rf"{_SPACE}{{0,2}}(?:[,;、，；&+/–—~至到-]|and|or|和|与|及)?{_SPACE}{{0,2}}"
-_MORE_PLAIN, _MORE = (rf"(?:{_BETWEEN}(?:{_NAMED})?{number}){{0,20}}" for number in (_PLAIN, _NUMBER))
+_TO = r"(?:[–—~至到-]|to|through)"
+_BETWEEN = rf"{_SPACE}{{0,2}}(?:,{_SPACE}?(?:and|or)|[,;、，；&+/]|and|or|和|与|及|以及|{_TO})?{_SPACE}{{0,2}}"
+_PAGE = rf"[,，]{_SPACE}?(?:pages?|pp?\.|lines?|§|第){_SPACE}?\d{{1,5}}(?:[–-]\d{{1,5}})?(?:页|行)?"
+_MORE_PLAIN, _MORE = (rf"(?:{_BETWEEN}(?:{_NAMED})?{number}){{0,20}}(?:{_PAGE})?" for number in (_PLAIN, _NUMBER))
 _TOKEN = regex.compile(
-    rf"(?P<fence>```)|(?P<code>`[^`\n]{{1,300}}`)"
+    rf"(?P<fence>```)|(?P<code>`[^`\n]{{1,300}}`)|(?P<link>\[[^\[\]\n]{{1,200}}\]\([^\s()]{{1,300}}\))"
     rf"|(?P<before>{_SPACE}{{0,4}})(?P<marker>"
-    rf"[\[［【]{_SPACE}?(?:{_NAMED})?{_PLAIN}{_MORE_PLAIN}{_SPACE}?[\]］】](?!\()"  # [1], [1, 2], [Document 3]
-    rf"|[(（]{_SPACE}?(?:see{_SPACE}|参见|见)?{_NAMED}{_NUMBER}{_MORE}{_SPACE}?[)）]"  # (see passages 1 and 3)
-    rf"|\b(?:Sources?|References?|来源|出处){_SPACE}?[:：]{_SPACE}{{0,2}}(?:{_WORD}{_SPACE})?{_NUMBER}{_MORE}"
-    rf"(?={_SPACE}*[.。]?{_SPACE}*(?:\n|\Z)|[.。]{_SPACE}))",
+    rf"[\[［【]{_SPACE}?(?:{_NAMED})?{_PLAIN}{_MORE_PLAIN}(?:†[^\[\]［］【】\n]{{0,60}})?{_SPACE}?[\]］】](?!\([^\s()]{{1,300}}\))"
+    rf"|[(（]{_SPACE}?(?:see{_SPACE}|参见|见)?{_NAMED}{_NUMBER}{_MORE}{_SPACE}?[)）])"
+    rf"|(?:\A|(?<=[\n.!?。！？)\]］】”\"*_]))(?P<before>{_SPACE}{{0,4}})"  # what a new sentence begins behind
+    rf"(?P<marker>(?:Sources?|References?|来源|出处){_SPACE}?[:：]{_SPACE}{{0,2}}(?:{_WORD}{_SPACE})?{_NUMBER}{_MORE}"
+    rf"(?={_SPACE}*[.。]?{_SPACE}*(?:\n|\Z)|\.{_SPACE}|。))",
     regex.IGNORECASE,
 )
 _FENCE = regex.compile(r"(?P<fence>```)(?P<marker>(?!))?")
-_RANGE_OR_NUMBER = regex.compile(rf"(\d{{1,3}}){_SPACE}{{0,2}}[–—~至到-]{_SPACE}{{0,2}}(\d{{1,3}})|(\d{{1,3}})")
-_OPENING = regex.compile(rf"{_SPACE}*[\[［【(（]|{_SPACE}*\b[SR来出]|`", regex.IGNORECASE)
+_OPENING = regex.compile(rf"{_SPACE}{{0,4}}[\[［【(（]|{_SPACE}{{0,4}}\b[SR来出]|`", regex.IGNORECASE)
+_UNDECIDED = regex.compile(rf"{_SPACE}*[.。]?{_SPACE}*|\([^\s()]{{0,300}}")
+"""What may stand between a marker and what decides whether it is one, or a link."""
+_NOT_NUMBERS = regex.compile(rf"{_PAGE}|†.*", regex.IGNORECASE)
+_RANGE_OR_NUMBER = regex.compile(
+    rf"(\d{{1,3}}){_SPACE}{{0,2}}{_TO}{_SPACE}{{0,2}}(\d{{1,3}})|(\d{{1,3}})", regex.IGNORECASE
+)
 _LONGEST_RANGE = 20
-_UNDECIDED = regex.compile(rf"{_SPACE}*[.。]?{_SPACE}*")
-"""What may stand between a marker and what decides whether it is one."""
 _CJK = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}。！？；，、]")
+_LIST_NUMBER = regex.compile(r"[(（]?\d{1,3}[.)）、]")
+_NO_CLAIM = regex.compile(r"#|.*[:：?？][*_”\"]*\Z|[^\p{L}\p{N}]*\Z", regex.DOTALL)
+"""Headings, what announces a list, questions, rules: they say nothing that a source could bear out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +77,18 @@ class Resolved:
 class MarkerResolver:
     """Resolves markers while an answer is written: what `feed` and `close` give, put together, is the text.
 
-    shown: numbers that the model was shown. Markers in code are code.
+    shown: numbers that the model was shown. Markers in code are code. removed: numbers that were not shown, in order.
+    places: of the markers in the text, (start, end, numbers).
     """
 
     def __init__(self, shown: Collection[int]) -> None:
         self._shown = frozenset(shown)
         self._pending, self._seen = "", 0
         self._in_fence = False
+        self._length, self._last, self._owed = 0, "", ""
         self.removed: list[int] = []
+        self.places: list[Place] = []
+        self.fences: list[int] = []
 
     def feed(self, piece: str) -> str:
         """The text that is certain after a further piece."""
@@ -92,30 +105,56 @@ class MarkerResolver:
         for found in _tokens(text, done, in_fence=self._in_fence, partial=not final):
             if found.partial or (not final and _UNDECIDED.fullmatch(text, found.end())):
                 break
-            out += [text[done : found.start()], self._resolved(found)]
+            self._put(out, text[done : found.start()])
+            self._resolve(out, found)
             done = found.end()
-            self._in_fence ^= found["fence"] is not None
         else:
             found = None
         end = found.start() if found else len(text)
+        self._put(out, text[done:end])
         self._seen = min(end, 1)
         self._pending = text[end - self._seen :]
-        return "".join([*out, text[done:end]])
+        return "".join(out)
 
-    def _resolved(self, found: Any) -> str:
+    def _put(self, out: list[str], text: str) -> None:
+        out.append(text)
+        self._length += len(text)
+        self._last = text[-1:] or self._last
+        self._owed = "" if text else self._owed
+
+    def _resolve(self, out: list[str], found: Any) -> None:
+        if found["fence"] is not None:
+            self._in_fence = not self._in_fence
+            self.fences.append(self._length + (0 if self._in_fence else len(found[0])))
         if found["marker"] is None:
-            return str(found[0])
+            self._put(out, found[0])
+            return
         numbers = _numbers(found["marker"])
         self.removed += [number for number in numbers if number not in self._shown]
-        kept = "".join(f"[{number}]" for number in numbers if number in self._shown)
-        return f"{found['before']}{kept}" if kept else ""
+        kept = [number for number in numbers if number in self._shown]
+        if not kept:  # what stands around it must not become a marker
+            self._put(out, " " if self._last in {"[", "［", "【"} else "")
+            self._owed = found["before"] or self._owed
+            return
+        self._put(out, found["before"] or self._owed)
+        start = self._length
+        self._put(out, "".join(f"[{number}]" for number in kept))
+        self.places.append((start, self._length, tuple(kept)))
+
+
+Place = tuple[int, int, tuple[int, ...]]
+"""Where a marker stands in a text, and its numbers."""
 
 
 def resolve(written: str, shown: Collection[int]) -> Resolved:
     """Bring every marker into the form [n], remove numbers that were never shown, and cut the text into claims."""
     resolver = MarkerResolver(shown)
-    text = (resolver.feed(written) + resolver.close()).strip()
-    return Resolved(text, tuple(_claims(text)), tuple(resolver.removed))
+    text = resolver.feed(written) + resolver.close()
+    left, right = len(text) - len(text.lstrip()), len(text.rstrip())
+    fences = [*resolver.fences, right] if len(resolver.fences) % 2 else resolver.fences
+    claims = _claims(text, resolver.places, list(zip(fences[::2], fences[1::2], strict=True)))
+    moved = tuple(replace(claim, start=claim.start - left, end=claim.end - left) for claim in claims)
+    return Resolved(text[left : max(left, right)], moved, tuple(resolver.removed))
 
 
 def with_added(resolved: Resolved, added: Mapping[int, int]) -> Resolved:
@@ -178,9 +217,9 @@ def _begun_before(pattern: Any, text: str, position: int, found: Any) -> Any:
 
 
 def _numbers(marker: str) -> list[int]:
-    """The numbers of a marker, ranges written out, each once."""
+    """The numbers of a marker, ranges written out, each once; not those of pages."""
     numbers: list[int] = []
-    for first, last, one in _RANGE_OR_NUMBER.findall(marker):
+    for first, last, one in _RANGE_OR_NUMBER.findall(_NOT_NUMBERS.sub("", marker)):
         if one:
             numbers.append(int(one))
         elif 0 < int(last) - int(first) <= _LONGEST_RANGE:
@@ -190,70 +229,73 @@ def _numbers(marker: str) -> list[int]:
     return list(dict.fromkeys(numbers))
 
 
-def _claims(text: str) -> Iterator[Claim]:
-    """Sentences with their markers, in order. A marker behind a sentence belongs to it, as does one right before it."""
-    bare, kept, markers, fences = _without_markers(text)
-    spans = _sentences(bare, fences)
+def _claims(text: str, places: Sequence[Place], fences: Sequence[tuple[int, int]]) -> Iterator[Claim]:
+    """Sentences with their markers, in order; those that claim nothing and cite nothing are left out.
+
+    A marker behind a sentence belongs to it. Where the answer begins with a marker, they stand before their sentences.
+    """
+    bare = _Bare(text, places)
+    spans = _sentences(bare.text, [(bare.position(a), bare.position(b)) for a, b in fences])
     if not spans:
         return
-    ends = [end for _, end in spans]
     starts = [start for start, _ in spans]
-    cited: list[list[tuple[int, int, int]]] = [[] for _ in spans]
-    for position, number, start, end in markers:
+    cited: list[list[Place]] = [[] for _ in spans]
+    leading = bool(places) and bare.position(places[0][0]) <= starts[0]
+    for place in places:
+        position = bare.position(place[0])
         owner = max(bisect_left(starts, position) - 1, 0)
-        if position > ends[owner] and "\n" in bare[ends[owner] : position] and owner + 1 < len(spans):
-            owner += 1
-        cited[owner].append((number, start, end))
+        _, end = spans[owner]
+        behind = position >= end and owner + 1 < len(spans)
+        cited[owner + (behind and (leading or "\n" in bare.text[end:position]))].append(place)
     for (start, end), own in zip(spans, cited, strict=True):
-        words = bare[start:end]
-        if not any(map(str.isalnum, words)):
+        words = bare.text[start:end]
+        if not any(map(str.isalnum, words)) or (_NO_CLAIM.match(words) and not own):
             continue
-        first, last = _in_text(start, kept), _in_text(end - 1, kept) + 1
         yield Claim(
-            start=min([first, *(each[1] for each in own)]),
-            end=max([last, *(each[2] for each in own)]),
+            start=min([bare.place(start), *(place[0] for place in own)]),
+            end=max([bare.place(end - 1) + 1, *(place[1] for place in own)]),
             words=words,
-            markers=tuple(dict.fromkeys(number for number, _, _ in own)),
+            markers=tuple(dict.fromkeys(number for place in own for number in place[2])),
         )
 
 
-Kept = list[tuple[int, int]]
-"""Where the text without markers stands in the text: (position in the bare text, position in the text), ascending."""
+class _Bare:
+    """A text without its markers and the white space before them, and where its characters stand in the text."""
+
+    def __init__(self, text: str, places: Sequence[Place]) -> None:
+        parts, done = [], 0
+        self._from: list[int] = []  # positions in the bare text from which on ...
+        self._gaps: list[tuple[int, int]] = []  # ... these stretches of the text are left out
+        size = 0
+        for start, end, _ in places:
+            first = done + len(text[done:start].rstrip(" \t"))
+            parts.append(text[done:first])
+            size += first - done
+            self._from.append(size)
+            self._gaps.append((first, end))
+            done = end
+        self.text = "".join([*parts, text[done:]])
+
+    def position(self, place: int) -> int:
+        """Where a character of the text stands in the bare text; the next one there, if it was left out."""
+        return place - sum(min(place, end) - start for start, end in self._gaps if start < place)
+
+    def place(self, position: int) -> int:
+        """Where a character of the bare text stands in the text."""
+        behind = bisect_right(self._from, position)
+        return position + sum(end - start for start, end in self._gaps[:behind])
 
 
-def _without_markers(text: str) -> tuple[str, Kept, list[tuple[int, int, int, int]], list[tuple[int, int]]]:
-    """The bare text, how it maps to the text, the markers (bare position, number, start, end), and code blocks."""
-    bare, size, done = [], 0, 0
-    kept: Kept = [(0, 0)]
-    markers: list[tuple[int, int, int, int]] = []
-    bounds: list[int] = []
-    for found in _tokens(text):
-        if found["fence"] is not None:
-            bounds.append(size + (found.end() if len(bounds) % 2 else found.start()) - done)
-        if found["marker"] is None:
-            continue
-        bare.append(text[done : found.start()])
-        size += found.start() - done
-        markers += [(size, number, found.start("marker"), found.end()) for number in _numbers(found["marker"])]
-        done = found.end()
-        kept.append((size, done))
-    bare.append(text[done:])
-    whole = "".join(bare)
-    if len(bounds) % 2:
-        bounds.append(len(whole))
-    return whole, kept, markers, list(zip(bounds[::2], bounds[1::2], strict=True))
-
-
-def _in_text(position: int, kept: Kept) -> int:
-    """Where a character of the bare text stands in the text."""
-    bare, text = kept[bisect_left(kept, (position + 1, -1)) - 1]
-    return text + position - bare
-
-
-def _sentences(bare: str, fences: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Sentences of the bare text; a code block is one."""
-    spans, done = [], 0
-    for start, end in fences:
-        spans += [*sentences(bare, done, start), (start, end)]
+def _sentences(bare: str, fences: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Sentences of the bare text; a code block is one, and the number of a list item belongs to what it numbers."""
+    spans: list[tuple[int, int]] = []
+    done = 0
+    for start, end in [*fences, (len(bare), len(bare))]:
+        for first, last in sentences(bare, done, start):
+            if spans and _LIST_NUMBER.fullmatch(bare[spans[-1][0] : spans[-1][1]]):
+                first = spans.pop()[0]  # noqa: PLW2901 - the sentence begins with its number
+            spans.append((first, last))
+        if start < end:
+            spans.append((start, end))
         done = end
-    return [*spans, *sentences(bare, done)]
+    return spans

@@ -24,7 +24,7 @@ from retrieval.records import Hit
 Kept = tuple[tuple[int, int], ...]
 Bools = NDArray[np.bool_]
 
-# Chosen on every other question of squad1_dev, clapnq_dev, xquad_zh and cmrc2018_dev, amid a plateau: a step of .02 in
+# Chosen on squad1_dev, clapnq_dev, xquad_zh and cmrc2018_dev, amid a plateau: a step of .02 in
 # NEARLY trades a point of the tokens for less than half a point of the answers (docs/benchmarks.md, compressing).
 NEARLY = 0.83
 """Of the best sentence's score is what another must reach to be kept."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +16,7 @@ from reader.backends.base import Backend, Message, Sampling
 from reader.reader import question_language
 from reader.records import Turn
 from retrieval.analyze import Analyzer, is_stop_word
+from retrieval.errors import AnswerError
 
 TURNS = 4
 """Turns from the end that a question is completed from."""
@@ -25,35 +25,50 @@ MAX_CHARS = 500
 """A rewritten question that is longer is no question."""
 
 _ANSWER_CHARS = 600
+_REWRITTEN = Sampling(max_tokens=120, temperature=0.0)
 _CARRIED = 3  # of mtrag_un's follow-ups, .89 find a right passage first; 4 or more words: .87; the question alone: .83
 _FEW = 2
 """A question with no more words of its own than this leans on the one before it."""
 
 _REFERS = re.compile(
-    r"\b(?:it|its|itself|they|them|their|theirs|he|him|his|she|her|hers|this|that|these|those|there|one|ones|former|latter"
-    r"|same|other|others|another|else|instead)\b|[它他她牠祂]|这|那|这里|那里|其|该|此|前者|后者|上述",
+    r"\b(?:it|its|itself|they|them|their|theirs|he|him|his|she|her|hers|this|these|those|former|latter)\b"
+    r"|\b(?:is|was|does|did|do|about|of|in|for|with|like)\s+that\b"
+    r"|(?<![其吉])[它他她牠祂]|这[个些种里是点样]|那[个些种里样]|(?<![应活])该(?=\w)|其(?![他它实中余次])|此(?!外)|前者|后者|上述",
     re.IGNORECASE,
 )
 _LEANS = re.compile(
-    r"\s*(?:and|but|or|so|then|also|what about|how about|why|why not|ok|okay|any|which|more)\b"
-    r"|\s*(?:那么?|还有|另外|而|为什么|怎么样|再)",
+    r"\s*(?:and|but|or|also|then|what about|how about|why|why not)\b|\s*(?:那么|还有|另外|为什么|怎么样|那.*呢)",
     re.IGNORECASE,
 )
+_LABEL = re.compile(
+    r"\A(?:the\s+)?(?:rewritten\s+|standalone\s+|last\s+)?question(?:\s+by\s+itself)?\s*[:：]\s*"
+    r"|\A(?:独立的|改写后的|最后一个)?问题\s*[:：]\s*",
+    re.IGNORECASE,
+)
+_NO_QUESTION = re.compile(r"\[\d{1,3}\]|```|[:：]$")
+"""A citation, code, or words that announce a question: the model answered, or talked."""
 
 
 def condense(backend: Backend, prompt: Callable[[str], Prompt], question: str, history: Sequence[Turn]) -> str | None:
-    """The question as the model rewrites it; None where what it wrote is no question of one line."""
-    said = "\n".join(f"Q: {turn.question}\nA: {turn.answer[:_ANSWER_CHARS]}" for turn in history[-TURNS:])
-    system, user = prompt(question_language(question)).fill({"history": said, "question": question})
-    messages = [Message("system", system), Message("user", user)]
-    while len(history) > 1 and backend.prompt_tokens(messages) > backend.window // 2:
-        history = history[-TURNS:][1:]
-        return condense(backend, prompt, question, history)
-    generation = backend.generate(messages, replace(Sampling(), temperature=0.0, max_tokens=120))
-    lines = [line.strip(" \"'“”") for line in generation.text.strip().splitlines() if line.strip()]
-    if not lines or not generation.complete or len(lines[0]) > MAX_CHARS:
+    """The question as the model rewrites it; None where there is no room, or no question of one line came."""
+    turns = list(history[-TURNS:])
+    while turns:
+        said = "\n".join(f"Q: {turn.question}\nA: {turn.answer[:_ANSWER_CHARS]}" for turn in turns)
+        system, user = prompt(question_language(question)).fill({"history": said, "question": question})
+        messages = [Message("system", system), Message("user", user)]
+        if backend.prompt_tokens(messages) + _REWRITTEN.max_tokens <= backend.window:
+            break
+        turns.pop(0)
+    else:
         return None
-    return lines[0]
+    try:
+        generation = backend.generate(messages, _REWRITTEN)
+    except AnswerError:
+        return None
+    written = _LABEL.sub("", generation.text.strip(), count=1).strip(" \"'“”‘’`")
+    if not generation.complete or not written or len(written) > MAX_CHARS or "\n" in written:
+        return None
+    return None if _NO_QUESTION.search(written) else written
 
 
 def carry_over(
@@ -80,8 +95,8 @@ def carry_over(
 
 def _subject(question: str) -> str:
     """A Chinese question without its mark, or what it carries itself: its words cannot be told from its grammar."""
-    asked, _, carried = question.rstrip(")").rpartition(" (")
-    return (carried if asked else question).strip(" ?？。!！")
+    asked, _, carried = question.removesuffix(")").rpartition(" (")
+    return (carried if asked.endswith(("?", "？")) else question).strip(" ?？。!！")
 
 
 def _rarest(

@@ -16,7 +16,7 @@ from retrieval.analyze import is_stop_word, simplified_characters
 
 _ENUMERATOR = re.compile(r"\s*\d{1,3}[.)、]\s")
 _ROUNDING = 0.05  # of its value is what rounding may take away or add: 3.2 million is not 3 million
-_MOST_CHARS = 40  # of a number that is read; a longer run of digits is a code, and compared as text
+_MOST_CHARS = 15  # of digits that a float keeps apart; a longer run is a code, and compared as text
 
 
 @dataclass(frozen=True, slots=True)
@@ -357,7 +357,7 @@ def words(text: str) -> list[str]:
     Case, width and traditional forms are folded.
     """
     plain = _DENIAL.sub(f" {DENIED} ", _plain(unicodedata.normalize("NFKC", text)))
-    return _WORD.findall(plain.casefold())
+    return _WORD.findall(re.sub(r"(?<=\d),(?=\d{3})", "", plain.casefold()))
 
 
 _OPPOSITES = (

@@ -12,12 +12,12 @@ from functools import cache
 from prompts import Prompt
 from reader.backends.base import Backend, Generation, Message, Sampling
 from reader.budget import Block, Packed, pack
-from reader.citations import MarkerResolver, Resolved, cite, resolve, with_added
+from reader.citations import Claim, MarkerResolver, Resolved, cite, resolve, with_added
 from reader.compress import Compressor
 from reader.reader import REFUSAL, LookUp, is_refusal, question_language
 from reader.records import Answer, Citation, PromptInfo, ReaderInfo, Sentence, Turn, WordMatch, Written
-from reader.verify import Check, Verifier
-from retrieval.errors import PromptTooLongError
+from reader.verify import Check, Evidence, Verifier
+from retrieval.errors import PromptTooLongError, RagError
 from retrieval.interaction import Interaction
 from retrieval.retriever import Retrieved
 
@@ -27,8 +27,8 @@ HISTORY_SHARE = 0.25
 _LEAST_ROOM = 64
 """Tokens for passages below which a prompt is not worth asking."""
 
-_LEAST_SUPPORT = 0.2
-"""An answer with no sentence above this is withdrawn. The verifier calls a sentence supported from .5 on."""
+LEAST_SUPPORT = 0.2
+"""Below it nothing speaks for a sentence: an answer of such sentences is withdrawn. From .5 on one is supported."""
 
 AnswerStream = Generator[str, None, Answer]
 """Yields the answer's text as it is written, markers resolved, and returns the checked answer."""
@@ -42,6 +42,27 @@ class _Asked:
     retrieved: Retrieved
     messages: tuple[Message, ...]
     shown: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Finding:
+    """What checking a sentence found: against what it cites, if anything, and else against the best passage shown.
+
+    Evidence is by the numbers of the passages in the prompt.
+    """
+
+    cited: Check | None
+    shown: Check | None
+
+    @property
+    def most(self) -> float:
+        """The support by whatever supports it most."""
+        return max(check.support for check in (self.cited, self.shown) if check)
+
+    @property
+    def supporter(self) -> int | None:
+        """The passage that supports what the sentence's own citations do not."""
+        return self.shown.evidence[0].passage if self.shown and self.shown.label == "supported" else None
 
 
 class GenerativeReader:
@@ -93,12 +114,20 @@ class GenerativeReader:
 
     def read_many(
         self, retrieved: Sequence[Retrieved], *, report: Callable[[int], None] = lambda _: None
-    ) -> list[Answer | PromptTooLongError]:
-        """One answer each, in order; the model is asked in batches. `report` is told how many it has written."""
+    ) -> list[Answer | RagError]:
+        """An answer, or what is wrong with this one, for each; the model is asked in batches.
+
+        `report` is told how many it has written.
+        """
         asked = [self._try_ask(one) for one in retrieved]
         sent = [one for one in asked if isinstance(one, _Asked)]
         written = self._backend.generate_many([one.messages for one in sent], self._sampling, report=report)
-        answers = iter([self._checked(one, generation) for one, generation in zip(sent, written, strict=True)])
+        answers = iter(
+            [
+                found if isinstance(found, RagError) else self._checked(one, found)
+                for one, found in zip(sent, written, strict=True)
+            ]
+        )
         return [next(answers) if isinstance(one, _Asked) else one for one in asked]
 
     def _try_ask(self, retrieved: Retrieved) -> _Asked | Answer | PromptTooLongError:
@@ -205,36 +234,42 @@ class GenerativeReader:
         answer = replace(asked.answer, written=written)
         if is_refusal(resolved.text) or not resolved.claims:
             return replace(answer, abstention="model")
-        checks = [self._check(asked, claim.words, claim.markers) for claim in resolved.claims]
-        if max(check.support for check in checks) < _LEAST_SUPPORT:
+        findings = [self._finding(asked, claim) for claim in resolved.claims]
+        if max(finding.most for finding in findings) < LEAST_SUPPORT:
             return replace(answer, abstention="verification")
-        return self._cited(answer, asked, resolved, checks)
+        return self._cited(answer, asked, resolved, findings)
 
-    def _check(self, asked: _Asked, words: str, markers: Sequence[int]) -> Check:
-        """A sentence against what it cites; against each passage that was shown where it cites none."""
+    def _finding(self, asked: _Asked, claim: Claim) -> _Finding:
+        """A sentence against what it cites; where that is nothing or bears it out badly, against all that was shown."""
         passages = asked.retrieved.passages
-        if markers:
-            return _renumbered(self._verifier.check(words, [passages[marker - 1] for marker in markers]), markers)
+        own = None
+        if claim.markers:
+            cited = [passages[marker - 1] for marker in claim.markers]
+            own = _renumbered(self._verifier.check(claim.words, cited), claim.markers)
+            if own.label == "supported":
+                return _Finding(own, None)
         each = [
-            _renumbered(self._verifier.check(words, [passages[position]]), [position + 1]) for position in asked.shown
+            _renumbered(self._verifier.check(claim.words, [passages[position]]), [position + 1])
+            for position in asked.shown
         ]
-        return max(each, key=lambda check: check.support)
+        return _Finding(own, max(each, key=lambda check: check.support))
 
-    def _cited(self, answer: Answer, asked: _Asked, resolved: Resolved, checks: Sequence[Check]) -> Answer:
+    def _cited(self, answer: Answer, asked: _Asked, resolved: Resolved, findings: Sequence[_Finding]) -> Answer:
         added = {
-            position: check.evidence[0].passage
-            for position, (claim, check) in enumerate(zip(resolved.claims, checks, strict=True))
-            if not claim.markers and check.label == "supported" and check.evidence
+            position: finding.supporter
+            for position, finding in enumerate(findings)
+            if finding.cited is None and finding.supporter
         }
         resolved = with_added(resolved, added)
         look_up = cache(self._look_up)
         sentences, citations, matches = [], [], []
-        for position, (claim, check) in enumerate(zip(resolved.claims, checks, strict=True)):
-            label = check.label if claim.markers else "uncited"
-            sentences.append(Sentence(claim.start, claim.end, claim.markers, label, check.support, position in added))
-            for found in check.evidence if claim.markers else ():
-                hit = asked.retrieved.hits[found.passage - 1]
-                citation = cite(found.passage, look_up(hit.doc_id), hit, (found.start, found.end))
+        for position, (claim, finding) in enumerate(zip(resolved.claims, findings, strict=True)):
+            sentences.append(_sentence(claim, finding, added=position in added))
+            for marker in claim.markers:
+                hit = asked.retrieved.hits[marker - 1]
+                found = _evidence(finding, marker)
+                span = (found.start, found.end) if found else _whole(hit.text)
+                citation = cite(marker, look_up(hit.doc_id), hit, span)
                 if citation not in citations:
                     citations.append(citation)
                     matches += self._matches(asked.retrieved, citation)
@@ -265,6 +300,30 @@ class GenerativeReader:
             )
             for match in self._interaction.matches(retrieved.question, retrieved.passages[position], span)
         ]
+
+
+def _sentence(claim: Claim, finding: _Finding, *, added: bool) -> Sentence:
+    check = finding.cited if finding.cited and not added else finding.shown
+    return Sentence(
+        start=claim.start,
+        end=claim.end,
+        markers=claim.markers,
+        label=check.label if check and claim.markers else "uncited",
+        support=check.support if check else None,
+        added=added,
+        alone=tuple(found.score if (found := _evidence(finding, marker)) else 0.0 for marker in claim.markers),
+        instead=None if added else finding.supporter,
+    )
+
+
+def _whole(text: str) -> tuple[int, int]:
+    return len(text) - len(text.lstrip()), len(text.rstrip())
+
+
+def _evidence(finding: _Finding, marker: int) -> Evidence | None:
+    """The best stretch of a cited passage; None of one without words."""
+    checks = [check for check in (finding.cited, finding.shown) if check]
+    return next((found for check in checks for found in check.evidence if found.passage == marker), None)
 
 
 def _renumbered(check: Check, markers: Sequence[int]) -> Check:

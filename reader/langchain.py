@@ -19,17 +19,26 @@ from langchain_core.messages.ai import InputTokenDetails, UsageMetadata
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 
-from reader.backends.base import Backend, Generation, Message, Role, Sampling, Stream, drain
-from reader.backends.openai_compatible import estimate_tokens
+from reader.backends.base import (
+    REASONING_LEFT_OUT,
+    Backend,
+    Generation,
+    Message,
+    Role,
+    Sampling,
+    Stream,
+    answer_of,
+    drain,
+    require_text,
+    stream_answer,
+)
+from reader.backends.remote import IN_FLIGHT, Lengths, is_complete
 from reader.neutral import neutralise
-from retrieval.errors import ModelError, PromptTooLongError, RagError
+from retrieval.errors import AnswerError, ModelError, PromptTooLongError, RagError
 
 if TYPE_CHECKING:
     from langchain_core.runnables import RunnableConfig
 
-IN_FLIGHT = 8
-_TURN_TOKENS, _PROMPT_TOKENS = 12, 48  # what a chat template may add; see openai_compatible
-_CUT = frozenset({"length", "max_tokens", "max_output_tokens", "MAX_TOKENS"})
 _THEIRS: Mapping[Role, type[BaseMessage]] = {"system": SystemMessage, "user": HumanMessage, "assistant": AIMessage}
 _SAMPLING = tuple(each.name for each in fields(Sampling))
 _WITHOUT_EFFECT = frozenset({"timeout", "max_retries", "api_key", "streaming"})
@@ -56,42 +65,52 @@ class LangChainBackend:
         options: Callable[[Sampling], Mapping[str, Any]] | None = None,
     ) -> None:
         self._model, self.window = model, window
-        self._count, self._options = count or estimate_tokens, options
+        self._lengths, self._options = Lengths(count), options
         named = model._get_ls_params().get("ls_model_name")  # noqa: SLF001 - how LangChain itself asks for the name
         self.model: str = named or type(model).__name__
         notices = {
             "prompt lengths are estimated from above; give the model's own count": count is None,
             f"{self.model} samples as it was made to; give options to set length, temperature and seed": not options,
         }
-        self.notices: tuple[str, ...] = tuple(notice for notice, holds in notices.items() if holds)
+        self._notices = {notice: None for notice, holds in notices.items() if holds}  # an ordered set
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What is estimated, left to the model, or left out."""
+        return tuple(self._notices)
 
     def count_tokens(self, text: str) -> int:
-        """By `count`, else an upper bound."""
-        return self._count(neutralise(text))
+        """What it takes within a prompt at most: by `count`, else an estimate from above."""
+        return self._lengths.within(text)
 
     def prompt_tokens(self, messages: Sequence[Message]) -> int:
         """An upper bound: what the contents take, and room for a template, which only the model knows."""
-        return _PROMPT_TOKENS + sum(_TURN_TOKENS + self.count_tokens(message.content) for message in messages)
+        return self._lengths.prompt(messages)
 
     def generate(self, messages: Sequence[Message], sampling: Sampling) -> Generation:
         """One answer. What the provider raises becomes a ModelError."""
         asked = self._asked(messages, sampling)
         with self._explained():
             message = self._model.invoke(asked, **self._given(sampling))
-            return self._generation(message, messages, sampling)
+            return self._whole(message, messages, sampling)
 
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> Stream:
         """Piece by piece, where the model streams; else in one piece."""
+        return (yield from stream_answer(self._stream(messages, sampling), who=self.model, note=self._notice))
+
+    def _stream(self, messages: Sequence[Message], sampling: Sampling) -> Stream:
         asked = self._asked(messages, sampling)
         whole: AIMessageChunk | None = None
+        reason = ""
         with self._explained():
             for chunk in self._model.stream(asked, **self._given(sampling)):
                 whole = chunk if whole is None else whole + chunk
+                reason = _reason(chunk) or reason  # of the whole it may be "stopstop"
                 if piece := str(chunk.text):
                     yield piece
             if whole is None:
                 raise ModelError(f"{self.model} streamed nothing; expected at least one message")
-            return self._generation(whole, messages, sampling)
+            return self._generation(whole, messages, sampling, reason=reason)
 
     def generate_many(
         self,
@@ -99,14 +118,17 @@ class LangChainBackend:
         sampling: Sampling,
         *,
         report: Callable[[int], None] = lambda _: None,
-    ) -> list[Generation]:
+    ) -> list[Generation | AnswerError]:
         """Eight at a time, through the model's own batching."""
         asked = [self._asked(messages, sampling) for messages in conversations]
         config: RunnableConfig = {"max_concurrency": IN_FLIGHT}
-        done: dict[int, Generation] = {}
+        done: dict[int, Generation | AnswerError] = {}
         with self._explained():
             for index, message in self._model.batch_as_completed(asked, config, **self._given(sampling)):
-                done[index] = self._generation(message, conversations[index], sampling)
+                try:
+                    done[index] = self._whole(message, conversations[index], sampling)
+                except AnswerError as error:
+                    done[index] = error
                 report(len(done))
         return [done[index] for index in range(len(conversations))]
 
@@ -121,16 +143,29 @@ class LangChainBackend:
     def _given(self, sampling: Sampling) -> dict[str, Any]:
         return dict(self._options(sampling)) if self._options else {}
 
-    def _generation(self, answer: BaseMessage, messages: Sequence[Message], sampling: Sampling) -> Generation:
+    def _whole(self, answer: BaseMessage, messages: Sequence[Message], sampling: Sampling) -> Generation:
+        generation = self._generation(answer, messages, sampling, reason=_reason(answer))
+        return answer_of(generation, who=self.model, note=self._notice)
+
+    def _generation(
+        self, answer: BaseMessage, messages: Sequence[Message], sampling: Sampling, *, reason: str
+    ) -> Generation:
         text = str(answer.text)
         usage = answer.usage_metadata if isinstance(answer, AIMessage) else None
-        told = answer.response_metadata
-        reasons = {str(told[name]) for name in ("finish_reason", "stop_reason", "done_reason") if told.get(name)}
+        if reason:
+            complete = is_complete(reason, who=self.model)
+        else:
+            complete = usage is None or usage["output_tokens"] < sampling.max_tokens
+        if thought := any(block["type"] == "reasoning" for block in answer.content_blocks):
+            self._notice(REASONING_LEFT_OUT)
+        require_text(text, who=self.model, thought=thought, complete=complete)
         if usage is None:
-            return Generation(text, self.prompt_tokens(messages), self.count_tokens(text), not reasons & _CUT)
+            return Generation(text, self.prompt_tokens(messages), self._lengths.alone(text), complete)
         reused = usage.get("input_token_details", {}).get("cache_read", 0)
-        complete = not reasons & _CUT and (bool(reasons) or usage["output_tokens"] < sampling.max_tokens)
         return Generation(text, usage["input_tokens"], usage["output_tokens"], complete, reused)
+
+    def _notice(self, line: str) -> None:
+        self._notices[line] = None
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -163,7 +198,7 @@ class RagChatModel(BaseChatModel):
     temperature: float = Field(default=0.2, ge=0.0)
     repetition_penalty: float = Field(default=1.1, gt=0.0)
     seed: int | None = None
-    stop: list[str] | None = Field(default=None, alias="stop_sequences")
+    stop: list[str] | str | None = Field(default=None, alias="stop_sequences")
 
     _made: Backend | None = PrivateAttr(default=None)
     _making: Any = PrivateAttr(default_factory=threading.Lock)
@@ -187,7 +222,7 @@ class RagChatModel(BaseChatModel):
 
     @property
     def _identifying_params(self) -> dict[str, Any]:
-        return {"model_name": self.model_name, **{name: getattr(self, name) for name in _SAMPLING}}
+        return {"model_name": self.model_name, **self._sampling()}
 
     def _get_ls_params(self, stop: list[str] | None = None, **kwargs: Any) -> LangSmithParams:
         params = LangSmithParams(
@@ -198,7 +233,7 @@ class RagChatModel(BaseChatModel):
             ls_max_tokens=kwargs.get("max_tokens", self.max_tokens),
         )
         if stopping := stop or self.stop:
-            params["ls_stop"] = stopping
+            params["ls_stop"] = _listed(stopping)
         return params
 
     def get_num_tokens(self, text: str) -> int:
@@ -245,14 +280,18 @@ class RagChatModel(BaseChatModel):
     def _written(self, messages: list[BaseMessage], stop: list[str] | None, given: dict[str, Any]) -> Stream:
         if unknown := sorted(given.keys() - set(_SAMPLING)):
             raise TypeError(f"unknown options: {', '.join(unknown)}; expected some of {', '.join(_SAMPLING)}, stop")
-        sampling = Sampling(**{name: given.get(name, getattr(self, name)) for name in _SAMPLING})
+        checked = RagChatModel(make_backend=self.make_backend, **self._sampling() | given)  # raises ValueError
+        sampling = Sampling(**checked._sampling())
         asked = [_ours(message) for message in messages]
-        stops = [each for each in stop or self.stop or () if each]
+        stops = [each for each in _listed(stop or self.stop or ()) if each]
         with closing(self.backend.stream(asked, sampling)) as stream:
             if not stops:
                 return (yield from stream)
             text, whole = yield from _until(stream, stops)
         return whole or Generation(text, self.backend.prompt_tokens(asked), self.backend.count_tokens(text))
+
+    def _sampling(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _SAMPLING}
 
     def _told(self, generation: Generation) -> dict[str, Any]:
         """What a message says besides its text."""
@@ -290,6 +329,17 @@ def _until(stream: Stream, stops: Sequence[str]) -> Generator[str, None, tuple[s
         shown, held = shown + held[:ready], held[ready:]
         if ends:
             return shown, None
+
+
+def _listed(stop: Sequence[str]) -> list[str]:
+    """One string is a sequence as well, of letters."""
+    return [stop] if isinstance(stop, str) else list(stop)
+
+
+def _reason(answer: BaseMessage) -> str:
+    """Why an answer ended, as its provider calls it; "" for nothing said."""
+    told = answer.response_metadata
+    return next((str(told[name]) for name in ("finish_reason", "stop_reason", "done_reason") if told.get(name)), "")
 
 
 def _ours(message: BaseMessage) -> Message:

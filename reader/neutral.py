@@ -12,24 +12,25 @@ from collections.abc import Collection, Iterable, Iterator
 DOT = "·"
 
 # Behind "<" (or its full-width form): |user|>, |im_start|>, |eot_id|>, DeepSeek's wide ｜User｜>, Gemma's |turn> and
-# turn|>; s>, /s>, unk>, start_of_turn>, think>, tool_call>, reserved_106> and their like; <SYS>>.
+# turn|>; s>, /s>, unk>, start_of_turn>, think>, tool_call>, reserved_106> and their like; <SYS>>; MiniCPM's 用户>, AI>.
 _ANGLE = (
     r"[|｜][^<>＜＞\s]{1,60}[>＞]|/?[a-z_]{1,30}[|｜][>＞]"
     r"|/?(?:s|unk|pad|bos|eos|sop|eop|eod|eo[ahs]|(?:start|end|begin|beginning)_of_[a-z_]{1,30}"
     r"|(?:bos|eos)_token|think|tool_calls?|tool_responses?|function_calls?|im_start|im_end|endoftext"
     r"|seed:[a-z_:]{1,30}|unused_?\d{1,4}|extra_id_\d{1,4}|reserved_\d{1,4}|special_\d{1,4}|0x[0-9a-f]{2})[>＞]"
-    r"|<\s?/?sys\s?>>"
+    r"|<\s?/?sys\s?>>|(?:用户|(?-i:AI))[>＞]"
 )
 # Behind "[": INST], /INST], AVAILABLE_TOOLS], gMASK]; EXAONE's |user|]. In capitals as the models have them: a usage
 # line such as `tool [args]` is ordinary text.
 _SQUARE = (
     r"/?(?:(?i:inst)|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|MODEL_SETTINGS|ARGS|CALL_ID"
-    r"|THINK|IMG|IMG_BREAK|IMG_END|PREFIX|SUFFIX|MIDDLE|gMASK|sMASK|control_\d{1,4})\]"
-    r"|\|[^\[\]\s]{1,60}\|\]"
+    r"|THINK|IMG|IMG_BREAK|IMG_END|PREFIX|SUFFIX|MIDDLE|gMASK|sMASK|control_\d{1,4}|UNUSED_TOKEN_\d{1,4})\]"
+    r"|\|[^\[\]\s]{1,60}\|\]|e~\["
 )
+_CLOSING = r"~!?b[\[\]]"  # behind "]": MiniMax begins a text with ]~!b[ and a turn with ]~b], and ends it with [e~[
 # "### Instruction:" and "### Response:" begin a turn; a heading "### User guide" is a heading.
 _HASHES = r"##[ \t]?(?:instruction|response|system|user|assistant|human)s?[ \t]?[:：]"
-_KNOWN = re.compile(rf"[<＜](?=((?i:{_ANGLE})))|\[(?=({_SQUARE}))|#(?=((?i:{_HASHES})))")
+_KNOWN = re.compile(rf"[<＜](?=((?i:{_ANGLE})))|\[(?=({_SQUARE}))|#(?=((?i:{_HASHES})))|\](?=({_CLOSING}))")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 Span = tuple[int, int]

@@ -39,7 +39,8 @@ class Sentence:
     """A sentence of a written answer, `answer.text[start:end]`, its markers included, and what checking it found.
 
     markers: the passages it cites. added: they were not the model's own but found to support the sentence. support:
-    [0, 1], how well the cited passages bear it out; None where there was nothing to check it against.
+    [0, 1], how well the cited passages bear it out together; None where there was nothing to check it against.
+    alone: the same for each marker by itself. instead: a passage that bears it out where those it cites do not.
     """
 
     start: int
@@ -48,6 +49,8 @@ class Sentence:
     label: Label
     support: float | None
     added: bool = False
+    alone: tuple[float, ...] = ()
+    instead: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from reader.facts import DENIED, Number, holds, names, numbers, reversed_words, same_kind, words
 from reader.records import Label
+from retrieval.analyze import is_stop_word
 from retrieval.errors import ConfigError, EmptyTextError, ModelError, TextTooLongError
 from retrieval.interaction import Interaction, Passage, Question
 from retrieval.sentences import sentences
@@ -41,9 +42,10 @@ _NEAR = 4  # words from one to the next that both have
 _NEARLY_COPIED = 0.85  # of a claim's words, in order, with every term that carries meaning
 _TERM_MATCH = (0.3, 0.8)  # what a term counts as, as a token's similarity: absent, present
 _LONGER = 0.02  # a longer window must match better by this much a sentence to be the evidence
-_MOST_WORDS = 400  # of a claim and of a window are put in order: the time is their product
+_MOST_WORDS = 400  # of a window are put in order: the time is the product with the claim's
 _MAX_BYTES = 100_000
-_SHARPNESS = 8.0
+_SHARPNESS = 8.0  # of the soft minimum
+_GOOD_MATCH = 0.7  # what the same word in another sentence reaches
 _NLI_BATCH = 16
 
 
@@ -72,6 +74,9 @@ class Check:
     label: Label
     support: float
     evidence: tuple[Evidence, ...]
+
+
+_NOTHING = Check("unsupported", 0.0, ())
 
 
 class SupportModel(Protocol):
@@ -111,38 +116,38 @@ class Verifier:
         try:
             compared = self._compare(claim, passages)
         except TextTooLongError:
-            left, right = (self.check(half, passages) for half in _halves(claim))
-            return left if left.support <= right.support else right
+            halves = [self.check(half, passages) for half in _halves(claim) if any(map(str.isalnum, half))]
+            return min(halves, key=lambda half: half.support, default=_NOTHING)
         if compared is None or not compared.views:
-            return Check("unsupported", 0.0, ())
-        alone = [self._support(compared, [view]) for view in compared.views]
+            return _NOTHING
         spans = [view.best.span for view in compared.views]
-        support = max(self._support(compared, compared.views), *alone)
+        judged: list[float | None] = [None] * len(spans)
         if self._model is not None:
             texts = [view.text[a:b] for view, (a, b) in zip(compared.views, spans, strict=True)]
-            judged = _judged(self._model, texts, claim)
-            support = _mean_of_logits(support, max(judged))
-            alone = [_mean_of_logits(own, other) for own, other in zip(alone, judged, strict=True)]
-        found = sorted(
-            (
-                Evidence(view.passage, *span, score)
-                for view, span, score in zip(compared.views, spans, alone, strict=True)
-            ),
-            key=lambda one: -one.score,
+            judged = [*_judged(self._model, texts, claim)]
+        alone = [self._support(compared, [view], own) for view, own in zip(compared.views, judged, strict=True)]
+        best = max((each for each in judged if each is not None), default=None)
+        support = max(self._support(compared, compared.views, best), *alone)
+        evidence = (
+            Evidence(view.passage, *span, score) for view, span, score in zip(compared.views, spans, alone, strict=True)
         )
+        found = tuple(sorted(evidence, key=lambda one: -one.score))
         if self._contradicts(compared):
-            return Check("contradicted-number", min(support, _CONTRADICTED), tuple(found))
-        return Check("supported" if support >= SUPPORTED else "unsupported", support, tuple(found))
+            return Check("contradicted-number", min(support, _CONTRADICTED), found)
+        return Check("supported" if support >= SUPPORTED else "unsupported", support, found)
 
     def features(self, claim: str, passages: Sequence[Passage]) -> dict[str, float] | None:
         """What the weights weigh; None where the claim or the passages have no words."""
         compared = self._compare(claim, passages)
         return _features(compared, compared.views) if compared and compared.views else None
 
-    def _support(self, compared: _Compared, views: Sequence[_View]) -> float:
+    def _support(self, compared: _Compared, views: Sequence[_View], judged: float | None) -> float:
+        """By the weights and what a model judged of the evidence; rules for copies and misquotes stand above both."""
         if any(_is_copied(compared, view) for view in views):
             return _COPIED
         support = self._weights.support(_features(compared, views))
+        if judged is not None:
+            support = _mean_of_logits(support, judged)
         quoted = [view.best for view in views if view.best.is_quoted]
         misquoted = bool(quoted) and all(_is_misquoted(compared, window) for window in quoted)
         return min(support, _CONTRADICTED) if misquoted else support
@@ -156,10 +161,14 @@ class Verifier:
             return True
         missing = _missing_numbers(compared, compared.views)
         found = max((view.best for view in compared.views), key=lambda window: window.score).numbers
-        others = [other for other in found if other.stated and not any(holds(other, own) for own in compared.numbers)]
+        others = [
+            other for other in found if other.stated and not any(holds(other, own) for own in compared.units.numbers)
+        ]
         if not any(same_kind(other, number) for other in others for number in missing):
             return False
         rest = compared.without([(number.start, number.end) for number in missing])
+        if not rest.units.weights.sum() > 0:  # nothing but the number
+            return True
         return self._weights.support(_features(rest, rest.views)) >= SUPPORTED
 
     def _compare(self, claim: str, passages: Sequence[Passage]) -> _Compared | None:
@@ -185,16 +194,25 @@ class Verifier:
         terms: list[list[str]] = [[] for _ in spans]
         for term, start, _ in self._interaction.located_terms(text):
             terms[max(0, bisect_right(starts, start) - 1)].append(term)
-        present = np.array([[term in found for term in units.terms] for found in map(frozenset, terms)], dtype=float)
-        counted = np.where(present > 0, _TERM_MATCH[1], _TERM_MATCH[0])[:, : units.counted_terms]
+        present = np.array([[term in found for term in units.terms] for found in map(frozenset, terms)], dtype=bool)
+        counted = np.where(present, _TERM_MATCH[1], _TERM_MATCH[0])[:, : units.counted_terms]
+        matched = np.concatenate([tokens, counted], axis=1)
+        there = numbers(text) if units.numbers else ()
+        for number in there:  # as good as the same word, however it is written
+            row = max(0, bisect_right(starts, number.start) - 1)
+            held = [(wanted.start, wanted.end) for wanted in units.numbers if holds(number, wanted)]
+            same = _inside(units.spans, held)
+            matched[row, same] = np.maximum(matched[row, same], _TERM_MATCH[1])
+            present[row, _inside(units.term_spans, held)] = True
         return _View(
             passage=index,
             text=text,
-            context=passage.context,
+            numbers=(*there, *numbers(passage.context)),
+            plain_context=f" {' '.join(words(passage.context))} ",
             context_terms=frozenset(term for term, _, _ in self._interaction.located_terms(passage.context)),
             spans=spans,
             terms=terms,
-            matched=np.concatenate([tokens, counted], axis=1),
+            matched=matched,
             present=present,
             about=_mean_by_sentence(similarities.max(axis=1, initial=0.0), offsets[:, 0], starts),
             units=units,
@@ -208,8 +226,9 @@ class Verifier:
 class _Units:
     """What of a claim must be matched: its tokens, and by the share that the encoder cannot read, its terms.
 
-    weights: (k,), sum 1, tokens first. spans: their characters. terms: every term of the claim, the first
-    `counted_terms` of them among the units (all or none). term_weights: idf shares, sum 1.
+    weights: (k,), sum 1, tokens first. spans: their characters. kinds: (k,), places in _KINDS. terms: every term of the
+    claim, the first `counted_terms` of them among the units (all or none). term_weights: idf shares, sum 1. numbers:
+    those that need bearing out.
     """
 
     weights: Floats
@@ -218,8 +237,9 @@ class _Units:
     term_weights: Floats
     term_spans: Sequence[Span]
     counted_terms: int
-    known: float
+    kinds: NDArray[np.int64]
     words: Sequence[str]
+    numbers: Sequence[Number]
 
     def without(self, spans: Sequence[Span]) -> _Units:
         """The same claim, as if it said nothing there."""
@@ -227,13 +247,18 @@ class _Units:
             self,
             weights=_silenced(self.weights, self.spans, spans),
             term_weights=_silenced(self.term_weights, self.term_spans, spans),
+            numbers=[one for one in self.numbers if not _inside([(one.start, one.end)], spans)[0]],
         )
 
 
 def _silenced(weights: Floats, places: Sequence[Span], spans: Sequence[Span]) -> Floats:
-    inside = np.array([any(a < end and start < b for start, end in spans) for a, b in places], dtype=bool)
-    left = np.where(inside, 0.0, weights)
+    left = np.where(_inside(places, spans), 0.0, weights)
     return np.asarray(left / max(left.sum(), 1e-9))
+
+
+def _inside(places: Sequence[Span], spans: Sequence[Span]) -> NDArray[np.bool_]:
+    """Which places share a character with one of the spans."""
+    return np.array([any(a < end and start < b for start, end in spans) for a, b in places], dtype=bool)
 
 
 def _units(interaction: Interaction, asked: Question) -> _Units:
@@ -243,17 +268,27 @@ def _units(interaction: Interaction, asked: Question) -> _Units:
     terms = list(asked.term_weights)
     counted = terms if asked.known < 1 else []
     term_weights = np.array(list(asked.term_weights.values()), dtype=np.float64)
-    token_spans = [(int(a), int(b)) for a, b in asked.offsets]
+    spans = [*((int(a), int(b)) for a, b in asked.offsets), *(places[term] for term in counted)]
     return _Units(
         weights=np.concatenate([asked.known * asked.weights, (1 - asked.known) * term_weights[: len(counted)]]),
-        spans=[*token_spans, *(places[term] for term in counted)],
+        spans=spans,
         terms=terms,
         term_weights=term_weights,
         term_spans=[places[term] for term in terms],
         counted_terms=len(counted),
-        known=asked.known,
-        words=words(asked.text)[:_MOST_WORDS],
+        kinds=np.array([_kind(asked.text, span) for span in spans], dtype=np.int64),
+        words=words(asked.text),
+        numbers=[number for number in numbers(asked.text) if number.stated],
     )
+
+
+def _kind(text: str, span: Span) -> int:
+    written = text[slice(*span)]
+    if any(map(str.isdigit, written)):
+        return _KINDS.index("numbers")
+    if is_stop_word(written):
+        return _KINDS.index("small words")
+    return _KINDS.index("names" if span[0] > 0 and written[:1].isupper() else "words")
 
 
 @dataclass(frozen=True)
@@ -264,7 +299,7 @@ class _Window:
     span: Span
     terms: Sequence[str]
     matched: Floats
-    present: Floats
+    present: NDArray[np.bool_]
     about: float
     score: float
     said: Sequence[str]
@@ -326,12 +361,13 @@ class _View:
 
     passage: int
     text: str
-    context: str
+    numbers: Sequence[Number]
+    plain_context: str
     context_terms: frozenset[str]
     spans: Sequence[Span]
     terms: Sequence[Sequence[str]]
     matched: Floats
-    present: Floats
+    present: NDArray[np.bool_]
     about: Floats
     units: _Units
 
@@ -353,15 +389,7 @@ class _View:
     def held(self) -> NDArray[np.bool_]:
         """Which terms of the claim occur anywhere, context included."""
         named = np.array([term in self.context_terms for term in self.units.terms], dtype=bool)
-        return np.asarray(named | (self.present.max(axis=0) > 0))
-
-    @cached_property
-    def numbers(self) -> tuple[Number, ...]:
-        return (*numbers(self.text), *numbers(self.context))
-
-    @cached_property
-    def every_term(self) -> frozenset[str]:
-        return self.context_terms.union(*self.terms)
+        return np.asarray(named | self.present.any(axis=0))
 
     @cached_property
     def plain(self) -> str:
@@ -380,7 +408,7 @@ class _View:
             span=span,
             terms=[term for found in self.terms[rows] for term in found],
             matched=matched[at],
-            present=self.present[rows].max(axis=0, initial=0.0),
+            present=np.asarray(self.present[rows].any(axis=0)),
             about=float(self.about[rows].mean()),
             score=float(scores[at]),
             said=self.units.words,
@@ -395,16 +423,6 @@ class _Compared:
     claim: str
     units: _Units
     views: Sequence[_View]
-    ignored: Sequence[Span] = ()
-
-    @cached_property
-    def numbers(self) -> tuple[Number, ...]:
-        """Those that need bearing out."""
-        return tuple(
-            one
-            for one in numbers(self.claim)
-            if one.stated and not any(a < one.end and one.start < b for a, b in self.ignored)
-        )
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -412,29 +430,35 @@ class _Compared:
 
     def without(self, spans: Sequence[Span]) -> _Compared:
         units = self.units.without(spans)
-        return _Compared(self.claim, units, [replace(view, units=units) for view in self.views], spans)
+        return _Compared(self.claim, units, [replace(view, units=units) for view in self.views])
 
 
 # ---- features --------------------------------------------------------------------------------------------------------
 
 
+_KINDS = ("words", "numbers", "names", "small words")
+_MATCHED = (
+    "score",  # MaxSim: the mean match of the claim's units by their weights
+    "worst", "weak", "tenth", "quarter",  # the worst match, a soft minimum, the match of the worst tenth and quarter
+    *(f"lost {kind}" for kind in _KINDS),  # how far below a good match they stay, by what they are
+)  # fmt: skip
 FEATURES = (
-    "sentence", "window", "union",  # MaxSim of the claim with the best sentence, the best window, all together
-    "weak sentence", "weak window",  # what its worst matched words reach there
-    "weakest",  # what the worst one reaches in the best sentence
+    *(f"{by}: {name}" for by in ("sentence", "window", "together") for name in _MATCHED),
     "terms", "all terms",  # idf share of its terms in the best window of a passage, in all passages together
     "pairs",  # share of its pairs of neighbouring terms that neighbour each other in a passage as well
     "in order", "run",  # share of its words that the best window has in this order, without a gap
     "about", "share",  # how far the best sentence, the best window speak of nothing else
-    "numbers", "names",  # whether a number is nowhere; share of the names that are nowhere
+    "no number", "other number",  # whether one of its numbers is in no passage, not in the best window
+    "no name",  # share of its names that are in no passage
     "length", "evidence length", "passages",  # logarithms
 )  # fmt: skip
-"""What is measured of a claim against some passages, in this order."""
+"""What is measured of a claim against some passages, in this order: first how its units are matched by the best
+sentence, the best window, and all passages together."""
 
 
 def _features(compared: _Compared, views: Sequence[_View]) -> dict[str, float]:
     """What speaks for and against a claim, given some of the passages: a value for each of FEATURES."""
-    units, said = compared.units, compared.units.words
+    units = compared.units
     best = max((view.best for view in views), key=lambda window: window.score)
     single = max((view.single for view in views), key=lambda window: window.score)
     together = np.maximum.reduce([view.whole for view in views])
@@ -442,26 +466,40 @@ def _features(compared: _Compared, views: Sequence[_View]) -> dict[str, float]:
     pairs = set(pairwise(units.terms))
     there = {pair for view in views for found in view.terms for pair in pairwise(found)}
     values = (
-        single.score,
-        best.score,
-        float(together @ units.weights),
-        _soft_minimum(single.matched, units.weights),
-        _soft_minimum(best.matched, units.weights),
-        float(single.matched[units.weights > 0].min()),
+        *_matched(single.matched, units),
+        *_matched(best.matched, units),
+        *_matched(together, units),
         max(float(view.best.present @ units.term_weights) for view in views),
         all_terms,
         len(pairs & there) / len(pairs) if pairs else all_terms,
-        len(best.aligned) / max(1, len(said)),
-        best.run / max(1, len(said)),
+        len(best.aligned) / max(1, len(units.words)),
+        best.run / max(1, len(units.words)),
         single.about,
         len({*best.terms} & {*units.terms}) / max(1, len({*best.terms})),
         float(bool(_missing_numbers(compared, views))),
+        float(not all(any(holds(found, wanted) for found in best.numbers) for wanted in compared.units.numbers)),
         _missing_names(compared, views),
         float(np.log1p(np.count_nonzero(units.weights))),
         float(np.log1p(sum(len(found) for view in views for found in view.terms))),
         float(np.log1p(len(views))),
     )
     return dict(zip(FEATURES, values, strict=True))
+
+
+def _matched(matched: Floats, units: _Units) -> tuple[float, ...]:
+    """A value for each of _MATCHED."""
+    counted = units.weights > 0
+    order = np.argsort(matched[counted])
+    values, reached = matched[counted][order], np.cumsum(units.weights[counted][order])
+    lost = units.weights * np.clip(_GOOD_MATCH - matched, 0, None)
+    return (
+        float(matched @ units.weights),
+        float(values[0]),
+        _soft_minimum(matched, units.weights),
+        float(values[np.searchsorted(reached, 0.1 * reached[-1])]),
+        float(values[np.searchsorted(reached, 0.25 * reached[-1])]),
+        *(float(lost[units.kinds == kind].sum()) for kind in range(len(_KINDS))),
+    )
 
 
 def _soft_minimum(matched: Floats, weights: Floats) -> float:
@@ -472,19 +510,17 @@ def _soft_minimum(matched: Floats, weights: Floats) -> float:
 def _missing_numbers(compared: _Compared, views: Sequence[_View]) -> list[Number]:
     return [
         wanted
-        for wanted in compared.numbers
+        for wanted in compared.units.numbers
         if not any(holds(found, wanted) for view in views for found in view.numbers)
     ]
 
 
 def _missing_names(compared: _Compared, views: Sequence[_View]) -> float:
-    """Share of the claim's names that no passage has."""
+    """Share of the claim's names that no passage has, its context included."""
     if not compared.names:
         return 0.0
-    plain = [f"{view.plain} {' '.join(words(view.context))} " for view in views]
-    return sum(not any(f" {' '.join(words(name))}" in text for text in plain) for name in compared.names) / len(
-        compared.names
-    )
+    written = "".join(view.plain + view.plain_context for view in views)
+    return sum(f" {' '.join(words(name))}" not in written for name in compared.names) / len(compared.names)
 
 
 def _is_copied(compared: _Compared, view: _View) -> bool:
@@ -643,7 +679,7 @@ class NliModel:
             found = " ".join(str(error).split())[:300]
             raise ModelError(
                 f"the support model {name!r} cannot be loaded from this machine ({found}); expected a folder, or a "
-                f"model in the local Hugging Face cache; on a machine with network access run: hf download {name}"
+                f"model in the local Hugging Face cache; on a machine with network access run: rag models fetch {name}"
             ) from error
         return cls(tokenizer, model.eval().to(device), _entailment_index(name, model.config.id2label), device=device)
 

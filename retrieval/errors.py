@@ -17,6 +17,10 @@ class ModelError(RagError):
     """A model is missing, has other bytes than expected, or cannot be run here."""
 
 
+class AnswerError(RagError):
+    """A model refused or failed this one answer; it may well give others."""
+
+
 class PromptTooLongError(RagError):
     """A prompt and the answer asked for do not fit the reader's window."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -49,8 +49,11 @@ if TYPE_CHECKING:
 
     from app.cli.lines import Line
     from app.pipeline import Pipeline
-    from reader.records import Answer, Citation, WordMatch
+    from reader.records import Answer, Citation, Sentence, WordMatch
     from retrieval.filters import Filter
+
+IDLE_SUPPORT = 0.2
+"""A citation that supports its sentence less than this adds nothing to those beside it."""
 
 MARKED_SIMILARITY = 0.5
 """Words of a quote are marked from here on; below, the best match of a question word is rarely a match to a person."""
@@ -180,6 +183,15 @@ class _Desk:
             complain("error", f"{question[:100]}: {problem}" if question else problem)
 
 
+def exhausted(stream: Generator[str, None, Answer]) -> Answer:
+    """The answer at the end of a stream."""
+    while True:
+        try:
+            next(stream)
+        except StopIteration as end:
+            return cast("Answer", end.value)
+
+
 def print_stream(stream: Generator[str, None, Answer], *, explain: bool = False) -> Answer:
     """Show an answer while it is written, then what checking it found, and its sources."""
     from app.cli.progress import waiting
@@ -200,7 +212,8 @@ def print_stream(stream: Generator[str, None, Answer], *, explain: bool = False)
             piece = next(stream)
     except StopIteration as end:
         answer: Answer = end.value
-    console.print()
+    finally:
+        console.print()  # what follows, be it an error, begins on a line of its own
     print_answer(answer, console, explain=explain, shown="".join(shown).strip())
     return answer
 
@@ -212,8 +225,11 @@ def print_answer(answer: Answer, console: Console, *, explain: bool = False, sho
     """
     quotes = " ".join(f"{citation.quote} [{citation.marker}]" for citation in answer.citations)
     if answer.abstention == "verification":
-        console.print(f"withdrawn, nothing in the passages bears it out: {_written(answer)}", style="red")
-    if answer.text != shown and (answer.abstained or answer.text != quotes):
+        withdrawn = "withdrawn, nothing in the passages bears it out"
+        console.print(withdrawn if shown else f"{withdrawn}: {_written(answer)}", style="red", soft_wrap=True)
+    if answer.abstention == "model" and not shown and (said := _written(answer)) != answer.text:
+        console.print(f"the model wrote: {said}", style="dim", soft_wrap=True)
+    if answer.abstained or (not shown and answer.text != quotes):
         console.print(_answer_text(answer), soft_wrap=not console.is_terminal)
     for line in remarks(answer):
         console.print(line, style="yellow", soft_wrap=not console.is_terminal)
@@ -238,11 +254,7 @@ _REMARKS = {
 
 def remarks(answer: Answer) -> list[str]:
     """What a person must know of a written answer: sentences that are not borne out, and what was changed or cut."""
-    lines = [
-        f"! {_REMARKS[sentence.label]}: {visible(answer.text[sentence.start : sentence.end])}"
-        for sentence in answer.sentences
-        if sentence.label in _REMARKS
-    ]
+    lines = [line for sentence in answer.sentences for line in _remarks_on(sentence, answer)]
     if answer.written and not answer.written.complete:
         lines.append("! the answer was cut at its longest; raise max_answer_tokens")
     if answer.written and answer.written.removed_markers:
@@ -257,6 +269,19 @@ def remarks(answer: Answer) -> list[str]:
         ]
         lines.append(f"! passages the model had no room for: {', '.join(parts)}; raise window or lower top_k")
     return lines
+
+
+def _remarks_on(sentence: Sentence, answer: Answer) -> Iterator[str]:
+    words = visible(answer.text[sentence.start : sentence.end])
+    if sentence.added:
+        yield f"+ the source was found by checking, the model named none: {words}"
+    elif sentence.label in _REMARKS:
+        yield f"! {_REMARKS[sentence.label]}{f', but by [{sentence.instead}]' if sentence.instead else ''}: {words}"
+    else:
+        each = zip(sentence.markers, sentence.alone, strict=True)
+        idle = "".join(f"[{marker}]" for marker, support in each if support < IDLE_SUPPORT)
+        if idle:
+            yield f"! {idle} does not bear this out, the others do: {words}"
 
 
 def _written(answer: Answer) -> str:

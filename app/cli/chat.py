@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from app.cli.ask import print_stream
+from app.cli.ask import exhausted, print_answer, print_stream
 from app.cli.common import (
     ConfigFlag,
     DeviceFlag,
@@ -27,6 +27,8 @@ from app.cli.text import visible
 from retrieval.errors import RagError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from app.chat import Conversation
     from app.pipeline import Pipeline
 
@@ -74,19 +76,23 @@ class _Talk:
         self._pipeline, self._conversation = pipeline, conversation
 
     def run(self) -> None:
-        while (line := _read_line()) is not None:
+        for line in _lines():
             text = line.strip()
             if text == "/quit":
                 return
             if text.startswith("/"):
                 self._command(text)
-            elif text:
+            elif any(character.isprintable() and not character.isspace() for character in text):
                 self._ask(text)
 
     def _ask(self, asked: str) -> None:
+        stream = self._conversation.ask(self._pipeline, asked, note=self._understood)
         try:
-            print_stream(self._conversation.ask(self._pipeline, asked, note=self._understood))
-        except RagError as error:
+            if stdout().is_terminal:
+                print_stream(stream)
+            else:
+                print_answer(exhausted(stream), stdout())
+        except (RagError, OSError) as error:
             complain("error", str(error))
         except KeyboardInterrupt:
             complain("interrupted", "the question was not kept; /quit leaves")
@@ -125,17 +131,23 @@ class _Talk:
             stdout().print(visible(source.quote, one_line=False), soft_wrap=True)
 
 
-def _read_line() -> str | None:
-    """A line from the terminal, with editing, or of standard input; None at its end."""
+def _lines() -> Iterator[str]:
+    """Lines from the terminal, with editing, or of standard input; those that cannot be read are reported."""
+    from app.cli.lines import read_lines
+
     if not sys.stdin.isatty():
-        line = sys.stdin.readline(100_000)
-        return line or None
+        for line in read_lines("-"):
+            if line.problem is None:
+                yield line.text
+            else:
+                complain("error", line.problem)
+        return
     with suppress(ImportError):
         import readline  # noqa: F401 - arrows and history for input()
-    try:
-        return input("\n> ")
-    except EOFError:
-        return None
-    except KeyboardInterrupt:
-        print()
-        return ""
+    while True:
+        try:
+            yield input("\n> ")
+        except EOFError:
+            return
+        except KeyboardInterrupt:
+            print()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -129,7 +130,7 @@ def note_nothing(filters: Filter | None) -> None:
 def _open_pipeline(config: Config) -> Pipeline:
     from app.pipeline import Pipeline
 
-    return Pipeline(config)
+    return Pipeline(config, note=note)
 
 
 @dataclass(slots=True)
@@ -207,6 +208,12 @@ def stderr() -> Console:
 
 
 def _console(stream: Any) -> Console:
+    return _console_of(getattr(stream, "rich_proxied_file", stream))
+
+
+@lru_cache(maxsize=2)
+def _console_of(stream: Any) -> Console:
+    """One console a stream: what is printed while a spinner turns must know of it."""
     from rich.console import Console
 
     return Console(file=stream, highlight=False, markup=False, emoji=False)

@@ -38,11 +38,11 @@ def list_models(
     from rich.text import Text
 
     from app.cli.text import visible
-    from app.models import as_record, look, needed
+    from app.models import as_record, is_place, look, needed
 
     session: Session = context.obj
     settings = session.config(config=config, profile=profile)
-    found = [(need, look(need.name, hub_cache=settings.hub_cache)) for need in needed(settings)]
+    found = [(need, look(need.name, hub_cache=settings.hub_cache, weights=need.weights)) for need in needed(settings)]
     if as_json:
         print_json({"hub_cache": str(settings.hub_cache), "models": [as_record(need, model) for need, model in found]})
         return
@@ -58,7 +58,7 @@ def list_models(
     stdout().print(shown)
     for _, model in found:
         missing = f"{model.name} is not in {settings.hub_cache}; run: rag models fetch {model.name}"
-        for problem in model.problems if model.folder else (missing,):
+        for problem in model.problems if model.folder or is_place(model.name) else (missing,):
             note(problem)
 
 
@@ -82,7 +82,10 @@ def check(
     session: Session = context.obj
     settings = session.config(config=config, profile=profile)
     needs = {need.name: need for need in needed(settings)}
-    found = [look(name, hub_cache=settings.hub_cache) for name in names or needs]
+    found = [
+        look(name, hub_cache=settings.hub_cache, weights=name not in needs or needs[name].weights)
+        for name in names or needs
+    ]
     with Reporter(stderr()) as report:
         models = [check_model(model, report=report) for model in found]
     if as_json:
@@ -173,7 +176,9 @@ def _print_checked(model: Model) -> None:
 
 
 def _is_folder(name: str) -> bool:
-    return (Path(name) / "config.json").is_file()
+    from app.models import is_place
+
+    return is_place(name) or (Path(name) / "config.json").is_file()
 
 
 def _size(count: int) -> str:

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
+
+from retrieval.errors import AnswerError
+
+REASONING_LEFT_OUT = "the model reasons before it answers; that is left out, but counts towards max_answer_tokens"
+_OPEN, _CLOSE = "<think>", "</think>"
 
 Role = Literal["system", "user", "assistant"]
 
@@ -68,7 +74,11 @@ class Backend(Protocol):
         """Length of the whole prompt that these messages become, the template's own tokens included."""
 
     def generate(self, messages: Sequence[Message], sampling: Sampling) -> Generation:
-        """Go on with one conversation. Raises ModelError when the model fails, PromptTooLongError over the window."""
+        """Go on with one conversation. The text of an answer is never blank, and holds no reasoning before it.
+
+        Raises AnswerError where the model refuses this answer or leaves it empty, ModelError when the model fails,
+        PromptTooLongError over the window.
+        """
 
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> Stream:
         """The same, piece by piece. Raises in the middle rather than end early: a part never passes for the whole."""
@@ -79,8 +89,11 @@ class Backend(Protocol):
         sampling: Sampling,
         *,
         report: Callable[[int], None] = lambda _: None,
-    ) -> list[Generation]:
-        """Go on with many conversations, in order. `report` is told how many are done, now and then."""
+    ) -> list[Generation | AnswerError]:
+        """Go on with many conversations, in order. `report` is told how many are done, now and then.
+
+        What one answer alone failed by stands in its place; every other error is raised, for it would hit all of them.
+        """
 
 
 def drain(stream: Stream) -> Generation:
@@ -91,3 +104,88 @@ def drain(stream: Stream) -> Generation:
         except StopIteration as end:
             generation: Generation = end.value
             return generation
+
+
+class Thoughts:
+    """Takes what a model thinks aloud, `<think>...</think>`, from the beginning of an answer, closed or not.
+
+    However the text is cut into pieces, the same is left. What does not begin so is not touched. found: whether there
+    was a thought that is more than white space.
+    """
+
+    def __init__(self) -> None:
+        self.found = False
+        self._held = ""
+        self._inside = self._after = self._answering = False
+
+    def feed(self, piece: str) -> str:
+        """The part of the answer that is certain after one more piece."""
+        if self._answering:
+            return piece
+        self._held += piece
+        while True:
+            if self._inside:
+                thought, closed, rest = self._held.partition(_CLOSE)
+                self.found = self.found or bool((thought if closed else thought[: 1 - len(_CLOSE)]).strip())
+                if not closed:
+                    self._held = thought[1 - len(_CLOSE) :]
+                    return ""
+                self._held, self._inside, self._after = rest, False, True
+            text = self._held.lstrip()
+            if not text.startswith(_OPEN):
+                break
+            self._held, self._inside = text[len(_OPEN) :], True
+        if _OPEN.startswith(text):  # or nothing yet
+            return ""
+        self._answering = True
+        return text if self._after else self._held
+
+    def close(self) -> str:
+        """What was held back, and is part of the answer after all."""
+        if self._answering:
+            return ""
+        if self._inside:
+            self.found = self.found or bool(self._held.strip())
+            return ""
+        return self._held.lstrip() if self._after else self._held
+
+
+def answer_of(generation: Generation, *, who: str, note: Callable[[str], None]) -> Generation:
+    """A generation without reasoning before the answer, which is noted. Raises AnswerError where nothing is left."""
+    thoughts = Thoughts()
+    text = thoughts.feed(generation.text) + thoughts.close()
+    if thoughts.found:
+        note(REASONING_LEFT_OUT)
+    require_text(text, who=who, thought=thoughts.found, complete=generation.complete)
+    return replace(generation, text=text)
+
+
+def stream_answer(stream: Stream, *, who: str, note: Callable[[str], None]) -> Stream:
+    """The same for a stream: what it yields is what it returns. Closing it closes the stream."""
+    thoughts = Thoughts()
+    with closing(stream):
+        while True:
+            try:
+                piece = thoughts.feed(next(stream))
+            except StopIteration as end:
+                generation = answer_of(end.value, who=who, note=note)
+                break
+            if piece:
+                yield piece
+    if piece := thoughts.close():
+        yield piece
+    return generation
+
+
+def require_text(text: str, *, who: str, thought: bool, complete: bool) -> None:
+    """Raise AnswerError where an answer has no words; thought: whether there was reasoning before it."""
+    if text.strip():
+        return
+    if thought:
+        raise AnswerError(f"{who} wrote nothing but reasoning; raise max_answer_tokens, or turn its reasoning off")
+    if complete:
+        raise AnswerError(f"{who} ended its answer without a word; ask in other words, or use another model")
+    raise AnswerError(
+        f"{who} reached the limit of tokens without a word; if it reasons unseen before it answers, raise "
+        "max_answer_tokens or turn that off"
+    )

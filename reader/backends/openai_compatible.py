@@ -26,26 +26,33 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from reader.backends.base import Generation, Message, Sampling, Stream, drain
+from reader.backends.base import (
+    REASONING_LEFT_OUT,
+    Generation,
+    Message,
+    Sampling,
+    Stream,
+    drain,
+    require_text,
+    stream_answer,
+)
+from reader.backends.remote import IN_FLIGHT, Lengths, is_complete
 from reader.neutral import neutralise
-from retrieval.errors import ConfigError, ModelError, PromptTooLongError, RagError
+from retrieval.errors import AnswerError, ConfigError, ModelError, PromptTooLongError, RagError
 
 if TYPE_CHECKING:
     import httpx
 
 DEFAULT_WINDOW = 4096
 """Where nobody says better. Ollama's own default on small GPUs, which cuts longer prompts without a word."""
-IN_FLIGHT = 8
 CONNECT_SECONDS = 10.0
 MAX_PAUSE_SECONDS = 30.0
+_GRACE_SECONDS = 2.0  # for the counts that come after an answer
 _MAX_TEXT_BYTES = 1 << 20  # of a list of models, an error, one event
 _BYTES_A_TOKEN = 4096  # an event takes 150 to 400 bytes; with log probabilities nobody asked for, a few thousand
 _PIECES_A_TOKEN = 4  # servers send one piece a token or fewer; some proxies split them
-_TURN_TOKENS, _PROMPT_TOKENS = 12, 48  # a template's own: Zephyr takes 8 a turn, some begin with lines of their own
 
 _RETRIED = frozenset({429, 502, 503, 504})
-_COMPLETE = frozenset({"stop", "eos_token", "stop_sequence"})
-_CUT = frozenset({"length", "max_tokens"})
 _PENALTY_NAMES = {
     "vllm": "repetition_penalty",
     "sglang": "repetition_penalty",
@@ -58,10 +65,12 @@ _TOO_LONG = re.compile(
     r"|prompt is too long|inputs?`? (?:tokens|must have)|max_new_tokens`? must be <=",
     re.IGNORECASE,
 )
+_FILTERED = "content_filter"  # the code of an error, as Azure says it; others end an answer with it
 _OPTIONAL = ("repetition_penalty", "repeat_penalty", "stream_options", "seed")
 _EXPECTED = "expected an OpenAI-compatible server (/v1/models, /v1/chat/completions); correct server_url"
 _AGAIN = "ask again; if it happens again, its log says why"
 _SHORTEN = "use fewer or shorter passages, a shorter answer, or a server with a larger window"
+_ASK_OTHERWISE = "ask in other words"
 _ADVICE = {
     401: "give its key as RAG_SERVER_KEY",
     403: "the key in RAG_SERVER_KEY may not use this model",
@@ -74,10 +83,6 @@ _ADVICE = {
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]+")
 _SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, as JSON may hold it and UTF-8 may not
 _HOST = re.compile(r"(?!.*[^.:]{64})[\w.:-]{1,253}")
-_WORDS = re.compile(
-    r"(?P<lower>[A-Z]?[a-z]+)|(?P<upper>[A-Z]+)|(?P<space>[ \t]+)|(?P<line>-{4,}|={4,}|_{4,}|\*{4,}|#{4,})|(?P<one>.)",
-    re.DOTALL,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,34 +105,6 @@ class ServerSettings:
     tokenizer: str = ""
 
 
-def estimate_tokens(text: str) -> int:
-    """An upper bound of a text's length in tokens, for tokenizers that are not at hand.
-
-    Four letters of a lower-case word to a token, two of capitals, four marks of a line of them, one of anything else;
-    Chinese and Japanese two tokens a character, other scripts their UTF-8 bytes; a tenth on top. Measured against
-    Zephyr's tokenizer, whose 32,000 tokens are few, on pieces of 80 to 1,500 characters: too low for none of 800 of
-    English prose, 1,800 Chinese and 800 of code, for .2% of 1,500 of Hugging Face documentation. English comes out 1.4
-    times too long in the median, 1.8 times at most; anything 2.8 times at most.
-    """
-    tokens = 1
-    for found in _WORDS.finditer(text):
-        piece = found.group()
-        if found.lastgroup == "lower":
-            tokens += -(-len(piece) // 4)
-        elif found.lastgroup == "upper":
-            tokens += -(-len(piece) // 2)
-        elif found.lastgroup == "space":
-            tokens += 0 if piece == " " else 1 + len(piece) // 8
-        elif found.lastgroup == "line":
-            tokens += 2 + len(piece) // 4
-        elif piece.isascii():
-            tokens += 1
-        else:
-            common = "\u3000" <= piece <= "\u9fff" or "\uff00" <= piece <= "\uffef"
-            tokens += 2 if common else len(piece.encode("utf-8", "surrogatepass"))
-    return -(-tokens * 11 // 10)
-
-
 class OpenAICompatibleBackend:
     """Goes on with conversations by asking a server. Nothing is asked before it is needed; threads may share it.
 
@@ -147,6 +124,7 @@ class OpenAICompatibleBackend:
         self._where = f"the model server at {self._url}"
         self._notices: dict[str, None] = {}  # an ordered set
         self._refused: set[str] = set()  # fields that the server does not take
+        self._lengths = Lengths(self._exact_tokens if settings.tokenizer else None)
         self._check_key()
 
     @property
@@ -165,16 +143,14 @@ class OpenAICompatibleBackend:
         return tuple(self._notices)
 
     def count_tokens(self, text: str) -> int:
-        """Exact with `tokenizer`, else an upper bound."""
-        text = neutralise(text)
-        if self._settings.tokenizer:
-            return len(self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
-        self._notices["prompt lengths are estimated from above; name the model's tokenizer to count them"] = None
-        return estimate_tokens(text)
+        """What it takes within a prompt at most: by `tokenizer`, else an estimate from above."""
+        self._notice_estimates()
+        return self._lengths.within(text)
 
     def prompt_tokens(self, messages: Sequence[Message]) -> int:
         """An upper bound: what the contents take, and room for a template, which only the server knows."""
-        return _PROMPT_TOKENS + sum(_TURN_TOKENS + self.count_tokens(message.content) for message in messages)
+        self._notice_estimates()
+        return self._lengths.prompt(messages)
 
     def generate(self, messages: Sequence[Message], sampling: Sampling) -> Generation:
         """The whole answer; it is streamed, so the time limit holds between two pieces here as well."""
@@ -182,7 +158,7 @@ class OpenAICompatibleBackend:
 
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> Stream:
         """Piece by piece, as the server sends them. Closing the stream closes the connection: the server stops."""
-        return (yield from self._stream(messages, sampling, Event()))
+        return (yield from self._answer(messages, sampling, Event()))
 
     def generate_many(
         self,
@@ -190,7 +166,7 @@ class OpenAICompatibleBackend:
         sampling: Sampling,
         *,
         report: Callable[[int], None] = lambda _: None,
-    ) -> list[Generation]:
+    ) -> list[Generation | AnswerError]:
         """Eight requests at a time, which servers batch. The first error ends the others at their next piece."""
         for messages in conversations:
             self._require_room(messages, sampling)
@@ -206,18 +182,18 @@ class OpenAICompatibleBackend:
                 except Empty:
                     return
                 try:
-                    finished.put((index, drain(self._stream(conversations[index], sampling, stopped))))
+                    finished.put((index, drain(self._answer(conversations[index], sampling, stopped))))
                 except Exception as error:  # noqa: BLE001 - raised below, in the caller's thread
                     finished.put((index, error))
 
         # Daemons: an error and Ctrl-C need not wait until a server that hangs has run into its time limit.
         for _ in range(min(IN_FLIGHT, len(conversations))):
             Thread(target=work, daemon=True).start()
-        done: dict[int, Generation] = {}
+        done: dict[int, Generation | AnswerError] = {}
         try:
             while len(done) < len(conversations):
                 index, result = finished.get()
-                if isinstance(result, Exception):
+                if isinstance(result, Exception) and not isinstance(result, AnswerError):
                     raise result
                 done[index] = result
                 report(len(done))
@@ -226,6 +202,9 @@ class OpenAICompatibleBackend:
         return [done[index] for index in range(len(conversations))]
 
     # ---- one answer --------------------------------------------------------------------------------------------------
+
+    def _answer(self, messages: Sequence[Message], sampling: Sampling, stopped: Event) -> Stream:
+        return stream_answer(self._stream(messages, sampling, stopped), who=self._where, note=self._notice)
 
     def _stream(self, messages: Sequence[Message], sampling: Sampling, stopped: Event) -> Stream:
         prompt_tokens = self._require_room(messages, sampling)
@@ -238,24 +217,29 @@ class OpenAICompatibleBackend:
                 reply.done = True
             else:
                 yield from self._pieces(response, reply, most_bytes, stopped)
-        self._notice_a_cut(reply, prompt_tokens - _PROMPT_TOKENS - _TURN_TOKENS * len(messages))
+        self._notice_a_cut(reply, messages)
         return self._generation(reply, prompt_tokens, sampling)
 
     def _pieces(self, response: httpx.Response, reply: _Reply, most_bytes: int, stopped: Event) -> Iterator[str]:
         """Read events until the answer is over. Raises ModelError on a server that keeps quiet or goes on for ever."""
         events, heard, start = _Events(self._where), time.monotonic(), b""
+        timeout = self._settings.timeout_seconds
         try:
             for chunk in self._chunks(response, most_bytes):
                 start = start or chunk[:500]
                 for data in events.feed(chunk):
-                    before = reply.pieces
+                    before = reply.pieces, reply.finish is None
                     if piece := reply.take(data):
                         yield piece
                     if reply.over:
                         return
-                    if reply.pieces > before:  # comments and empty events keep a connection alive; they are no progress
+                    # Comments and empty events keep a connection alive; they are no progress.
+                    if (reply.pieces, reply.finish is None) != before:
                         heard = time.monotonic()
-                if time.monotonic() - heard > self._settings.timeout_seconds:
+                quiet = time.monotonic() - heard
+                if reply.finish is not None and quiet > min(_GRACE_SECONDS, timeout):
+                    return  # the answer is here; some servers keep the connection alive after it
+                if quiet > timeout:
                     raise ModelError(self._silent("in the middle of its answer"))
                 if stopped.is_set():
                     raise ModelError("stopped, because another request of the same batch failed")
@@ -267,26 +251,33 @@ class OpenAICompatibleBackend:
             raise ModelError(f"{self._where} ended its answer without a finish_reason or [DONE]{said}; {_AGAIN}")
 
     def _generation(self, reply: _Reply, prompt_tokens: int, sampling: Sampling) -> Generation:
-        finish = reply.finish or "stop"
         if not reply.begun:
             raise ModelError(f"{self._where} answered without any choices; {_EXPECTED}")
-        if finish not in _COMPLETE | _CUT:
-            raise ModelError(
-                f"{self._where} broke its answer off: finish_reason is '{self._excerpt(finish)}', expected stop or "
-                "length; its log says why"
-            )
+        complete = is_complete(self._excerpt(reply.finish or "stop"), who=self._where)
         if reply.usage is None:
-            self._notices["the server does not count tokens; the lengths given for answers are estimates"] = None
-            used = (prompt_tokens, min(self.count_tokens(reply.text), sampling.max_tokens), 0)
+            self._notice("the server does not count tokens; the lengths given for answers are estimates")
+            used = (prompt_tokens, min(self._lengths.alone(reply.text), sampling.max_tokens), 0)
         else:
             used = reply.usage
-        if finish in _CUT and not reply.text and reply.usage is not None and used[1] == 0:  # LMDeploy's way to say it
+        if not complete and not reply.text and reply.usage is not None and used[1] == 0:  # LMDeploy's way to say it
             raise PromptTooLongError(f"{self._where} had no room for an answer; {_SHORTEN}")
-        return Generation(reply.text, used[0], used[1], finish in _COMPLETE, used[2])
+        if reply.thought:
+            self._notice(REASONING_LEFT_OUT)
+        require_text(reply.text, who=self._where, thought=reply.thought, complete=complete)
+        return Generation(reply.text, used[0], used[1], complete, used[2])
 
-    def _notice_a_cut(self, reply: _Reply, content_tokens: int) -> None:
+    def _notice(self, line: str) -> None:
+        self._notices[line] = None
+
+    def _notice_estimates(self) -> None:
+        if not self._settings.tokenizer:
+            self._notice("prompt lengths are estimated from above; name the model's tokenizer to count them")
+
+    def _notice_a_cut(self, reply: _Reply, messages: Sequence[Message]) -> None:
         """Ollama cuts a prompt that does not fit and says nothing, but what it counts gives it away."""
-        least = content_tokens * (0.9 if self._settings.tokenizer else 0.25)  # an estimate can be so far off
+        least = self._lengths.contents(messages) * (
+            0.9 if self._settings.tokenizer else 0.25
+        )  # an estimate can be so far off
         if reply.usage is not None and reply.usage[0] < least:
             self._notices[
                 f"{self._where} read fewer tokens than it was sent, so it may have cut a prompt; set window to the "
@@ -384,6 +375,9 @@ class OpenAICompatibleBackend:
                 f"no tokenizer could be loaded from '{name}' ({type(error).__name__}); expected a folder with the "
                 "model's tokenizer.json, or a hub name whose files are on this machine; without, lengths are estimated"
             ) from error
+
+    def _exact_tokens(self, text: str) -> int:
+        return len(self._tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
     # ---- the wire ----------------------------------------------------------------------------------------------------
 
@@ -494,6 +488,8 @@ class OpenAICompatibleBackend:
             said = ""  # the status says enough
         if status in (400, 413, 422) and _TOO_LONG.search(said):
             return PromptTooLongError(f"{self._where} refused the prompt: {self._excerpt(_message(said))}; {_SHORTEN}")
+        if status == 400 and _FILTERED in said:
+            return AnswerError(f"{self._where} refused the question: {self._excerpt(_message(said))}; {_ASK_OTHERWISE}")
         advice = _ADVICE.get(status, "its log says more")
         if 300 <= status < 400:
             to = self._excerpt(response.headers.get("location", ""))
@@ -598,7 +594,7 @@ class _Reply:
         self.pieces = 0
         self.finish: str | None = None
         self.usage: tuple[int, int, int] | None = None
-        self.begun = self.done = False
+        self.begun = self.done = self.thought = False
 
     @property
     def text(self) -> str:
@@ -645,7 +641,9 @@ class _Reply:
         self.begun = True
         self.finish = finish or self.finish
         # What a model thinks before it answers is no part of the answer, but of what max_tokens allows.
-        self.pieces += bool(content or delta.get("reasoning_content") or delta.get("reasoning"))
+        thought = bool(delta.get("reasoning_content") or delta.get("reasoning"))
+        self.thought = self.thought or thought
+        self.pieces += bool(content) or thought
         text = _SURROGATE.sub("\ufffd", content or "")
         self._texts.append(text)
         return text
@@ -654,6 +652,8 @@ class _Reply:
         said = self._excerpt(_message(data))
         if _TOO_LONG.search(data):
             return PromptTooLongError(f"{self._where} refused the prompt: {said}; {_SHORTEN}")
+        if _FILTERED in data:
+            return AnswerError(f"{self._where} refused this answer: {said}; {_ASK_OTHERWISE}")
         return ModelError(f"{self._where} failed in its answer: '{said}'; its log says more")
 
 

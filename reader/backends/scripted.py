@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 
 from reader.backends.base import Generation, Message, Sampling, Stream, drain
-from retrieval.errors import ModelError, PromptTooLongError
+from retrieval.errors import AnswerError, ModelError, PromptTooLongError
 
 
 class ScriptedBackend:
@@ -54,9 +54,9 @@ class ScriptedBackend:
         sampling: Sampling,
         *,
         report: Callable[[int], None] = lambda _: None,
-    ) -> list[Generation]:
+    ) -> list[Generation | AnswerError]:
         """One after the other."""
-        done = []
+        done: list[Generation | AnswerError] = []
         for messages in conversations:
             done.append(self.generate(messages, sampling))
             report(len(done))

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
-from reader.backends.base import Generation, Message, Sampling, Stream, drain
+from reader.backends.base import Generation, Message, Sampling, Stream, answer_of, drain, stream_answer
 from reader.backends.chat_template import ChatTemplate
 from reader.backends.generation import Draft, KeysAndValues, Rows, shared_prefix, until_it_fits
 from reader.backends.loading import (
@@ -37,10 +37,11 @@ from reader.backends.loading import (
     window_of,
 )
 from reader.backends.memory import HQQ_GROUP, HQQ_RESIDUAL, Load, Shape, require_room
-from retrieval.errors import MissingPackageError, ModelError, PromptTooLongError, RagError
+from retrieval.errors import AnswerError, MissingPackageError, ModelError, PromptTooLongError
 
 _MAX_BATCH = 64  # rows that are written together; more gain little (docs/benchmarks.md)
 _PAGE_TOKENS = 256  # of a block in continuous batching, transformers' own default
+_KEPT_SHARE = 0.1  # of the free memory is what an older prompt's keys and values may take
 _RESULT_SECONDS = 1.0  # how often a silent worker is looked after
 
 Finish = Callable[[int, Generation], None]
@@ -50,10 +51,11 @@ Finish = Callable[[int, Generation], None]
 class ZephyrBackend:
     """A causal language model on CPU or GPU. Weights are loaded when the first text is generated.
 
-    The keys and values of the last prompt are kept, so that a prompt that begins like it is read from where it
-    differs. Prompts that were read before count for the repetition penalty, as in transformers' generate. A seed gives
-    the same answer alone and in a batch, as far as rounding allows: in float32, always seen; in bfloat16 and 4 bits,
-    mostly (docs/benchmarks.md).
+    The keys and values of the last two prompts are kept, so that a prompt that begins like one of them is read from
+    where it differs: in a chat, answers take turns with questions being rewritten, which begin otherwise. Prompts that
+    were read before count for the repetition penalty, as in transformers' generate. A seed gives the same answer alone
+    and in a batch, as far as rounding allows: in float32, always seen; in bfloat16 and 4 bits, mostly
+    (docs/benchmarks.md).
     """
 
     def __init__(self, settings: ZephyrSettings, *, report: Callable[[str], None] = lambda _: None) -> None:
@@ -80,7 +82,7 @@ class ZephyrBackend:
         self._anchor: int = self.tokenizer.encode("a", add_special_tokens=False)[-1]
         self._loading = threading.Lock()
         self._loaded: Any = None
-        self._kept: tuple[list[int], KeysAndValues] | None = None
+        self._kept: tuple[tuple[list[int], KeysAndValues], ...] = ()
         self._notices: list[str] = []
 
     @classmethod
@@ -112,6 +114,9 @@ class ZephyrBackend:
 
     def stream(self, messages: Sequence[Message], sampling: Sampling) -> Stream:
         """The same, piece by piece. Closing the stream stops the computation."""
+        return (yield from stream_answer(self._stream(messages, sampling), who=self.model, note=self._notices.append))
+
+    def _stream(self, messages: Sequence[Message], sampling: Sampling) -> Stream:
         prompt = self._prompt(messages, sampling)
         self.weights()
         draft = self._draft(sampling)
@@ -133,7 +138,7 @@ class ZephyrBackend:
         sampling: Sampling,
         *,
         report: Callable[[int], None] = lambda _: None,
-    ) -> list[Generation]:
+    ) -> list[Generation | AnswerError]:
         """Go on with many conversations together; answers in their order.
 
         Every prompt is read alone, from where it differs from the one before; rows are written together, and a new one
@@ -142,6 +147,17 @@ class ZephyrBackend:
         """
         prompts = [self._prompt(messages, sampling) for messages in conversations]
         self.weights()
+        return [self._answer(each) for each in self._written(prompts, sampling, report=report)]
+
+    def _answer(self, generation: Generation) -> Generation | AnswerError:
+        try:
+            return answer_of(generation, who=self.model, note=self._notices.append)
+        except AnswerError as error:
+            return error
+
+    def _written(
+        self, prompts: Sequence[list[int]], sampling: Sampling, *, report: Callable[[int], None]
+    ) -> list[Generation]:
         done: dict[int, Generation] = {}
 
         def finish(position: int, generation: Generation) -> None:
@@ -154,14 +170,18 @@ class ZephyrBackend:
             run = self._write_together if self._can_cut else self._write_padded
             run({position: prompts[position] for position in left}, sampling, size=size, finish=finish)
 
+        def make_room(notice: str) -> None:
+            self._kept = ()
+            self._notices.append(notice)
+
         with explained(self._folder):
             if prompts and self._can_batch_continuously(sampling):
                 try:
                     return self.generate_continuously(prompts, sampling, report=report)
-                except _ContinuousBatchingError as error:
-                    self._notices.append(f"continuous batching failed ({error}); went on without it")
+                except (RuntimeError, ValueError) as error:
+                    self._notices.append(f"continuous batching failed ({str(error)[:300]}); went on without it")
             size = self._batch_size(max(map(len, prompts), default=0) + sampling.max_tokens)
-            until_it_fits(write, size=min(size, max(1, len(prompts))), note=self._notices.append)
+            until_it_fits(write, size=min(size, max(1, len(prompts))), note=make_room)
         return [done[position] for position in range(len(prompts))]
 
     def weights(self) -> Any:
@@ -211,7 +231,8 @@ class ZephyrBackend:
         named.append(read_json(path).get("eos_token_id") if path.is_file() else None)
         ends = {int(one) for each in named if each is not None for one in (each if isinstance(each, list) else [each])}
         turns = (Message("user", "a"), Message("assistant", "a"), Message("user", "a"))
-        return frozenset(ends | (set(self._template.encode(turns)) & set(self.tokenizer.all_special_ids)))
+        control = {number for number, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        return frozenset(ends | (set(self._template.encode(turns)) & control))
 
     def _draft(self, sampling: Sampling) -> Draft:
         return Draft(
@@ -255,20 +276,25 @@ class ZephyrBackend:
         return self._settings.kv_cache == "full" and not self._slides
 
     def _begin(self, prompt: list[int], sampling: Sampling) -> tuple[Rows, int]:
-        """A prompt to be read from where it differs from the last one, and how many tokens that leaves out."""
-        cache, known = self.new_cache(), 0
-        kept, self._kept = self._kept, None
-        if kept is not None:
-            tokens, layers = kept
-            known = min(shared_prefix([tokens, prompt]), len(prompt) - 1)
-            for number, (keys, values) in enumerate(layers if known else ()):
-                cache.update(keys[:, :, :known], values[:, :, :known], number)  # copied: nobody else is touched
+        """A prompt to be read from where it differs from those kept, and how many tokens that leaves out."""
+        cache, known, best = self.new_cache(), 0, KeysAndValues()
+        for tokens, layers in self._kept:
+            shared = min(shared_prefix([tokens, prompt]), len(prompt) - 1)
+            known, best = max((known, best), (shared, layers), key=lambda each: each[0])
+        for number, (keys, values) in enumerate(best):
+            cache.update(keys[:, :, :known], values[:, :, :known], number)  # copied: nobody else is touched
         return Rows(self.weights(), [prompt], sampling, cache=cache, known=known), known
 
     def _keep(self, rows: Rows) -> None:
-        """Remember a single row's tokens with their keys and values."""
+        """Remember a single row's tokens with their keys and values, beside the last one's if that is small."""
         if self._can_cut:
-            self._kept = rows.first()
+            self._kept = (*(each for each in self._kept[-1:] if self._is_small(each[0])), rows.first())
+
+    def _is_small(self, tokens: Sequence[int]) -> bool:
+        """Whether to keep the keys and values of so many tokens takes little of the memory that is free."""
+        if self._shape is None:
+            return False
+        return self._shape.kv_bytes(self._way, len(tokens)) <= _KEPT_SHARE * free_bytes(self._device)
 
     # ---- batches -----------------------------------------------------------------------------------------------------
 
@@ -334,7 +360,10 @@ class ZephyrBackend:
     def generate_continuously(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, report: Callable[[int], None]
     ) -> list[Generation]:
-        """Greedy answers by transformers' continuous batching: rows come and go, shared beginnings are kept once."""
+        """Greedy answers by transformers' continuous batching: rows come and go, shared beginnings are kept once.
+
+        Raises RuntimeError or ValueError where it cannot: its worker died, or found no memory.
+        """
         from transformers import ContinuousBatchingConfig, GenerationConfig
 
         model = self.weights()
@@ -360,7 +389,7 @@ class ZephyrBackend:
         failed = [name for name in names if name not in found or found[name].error is not None]
         if failed:
             errors = {str(found[name].error) for name in failed if name in found} or {"it ended early"}
-            raise _ContinuousBatchingError(f"{len(failed)} of {len(names)}: {'; '.join(sorted(errors))[:300]}")
+            raise RuntimeError(f"{len(failed)} of {len(names)} answers are missing: {'; '.join(sorted(errors))}")
         written = []
         for name, prompt in zip(names, prompts, strict=True):
             draft = self._draft(sampling)
@@ -381,10 +410,6 @@ class ZephyrBackend:
             return needed
         page_bytes = _PAGE_TOKENS * self._shape.kv_token_bytes(self._way)
         return max(1, min(needed, free_bytes(self._device) // 2 // page_bytes))
-
-
-class _ContinuousBatchingError(RagError):
-    """Continuous batching did not answer everything. Padded batches will."""
 
 
 def _generation(draft: Draft, prompt: Sequence[int], *, reused: int) -> Generation:

@@ -42,7 +42,7 @@ def test_exchanges_are_kept_and_resumed(tmp_path):
     assert list(conversation.ask(Answers(), "When?", note=understood.append))
     resumed = Conversation.open(tmp_path / "chats", "one")
     assert resumed.exchanges == conversation.exchanges
-    assert resumed.turns == [Turn("Where?", "pier seven [1]"), Turn("When? (Where?)", "pier seven [1]")]
+    assert resumed.turns == [Turn("Where?", "pier seven"), Turn("When? (Where?)", "pier seven")]
     assert resumed.exchanges[1].asked == "When?"
     assert resumed.exchanges[0].sources == EXCHANGE.sources
     assert understood == ["When? (Where?)"]
@@ -84,6 +84,26 @@ def test_damage_is_named(tmp_path, content):
         Conversation.open(tmp_path, "one")
 
 
+@pytest.mark.parametrize("field", ["marker", "line", "page"])
+def test_a_place_that_is_no_number_is_damage(tmp_path, field):
+    conversation = Conversation.open(tmp_path, "one")
+    conversation.add(EXCHANGE)
+    record = json.loads(conversation.file.read_text())
+    record["exchanges"][0]["sources"][0][field] = "\x1b[2J"
+    conversation.file.write_text(json.dumps(record))
+    with pytest.raises(RagError, match="is damaged"):
+        Conversation.open(tmp_path, "one")
+
+
+def test_two_processes_do_not_overwrite_each_other(tmp_path):
+    one, other = Conversation.open(tmp_path, "sea"), Conversation.open(tmp_path, "sea")
+    one.add(EXCHANGE)
+    with pytest.raises(RagError, match="goes on in another process"):
+        other.add(EXCHANGE)
+    one.add(EXCHANGE)
+    assert len(Conversation.open(tmp_path, "sea").exchanges) == 2
+
+
 def test_a_format_of_the_future_and_an_endless_file_are_named(tmp_path):
     (tmp_path / "one.json").write_text(json.dumps({"version": 2, "exchanges": []}))
     with pytest.raises(RagError, match="has format 2, this release reads 1"):
@@ -98,6 +118,7 @@ def test_conversations_are_listed_the_latest_first(tmp_path):
     for age, name in enumerate(("new", "old")):
         Conversation.open(tmp_path, name).add(EXCHANGE)
         os.utime(tmp_path / f"{name}.json", (1_000_000 - age, 1_000_000 - age))
+    (tmp_path / "gone.json").symlink_to(tmp_path / "nowhere")
     assert conversations(tmp_path) == ["new", "old"]
     assert Conversation.open(tmp_path, new_name()).exchanges == []
 

@@ -220,14 +220,35 @@ def test_the_probe_is_not_asked_where_the_answer_does_not_matter(load):
     assert choose_profile(load(profile="embedded"), cuda=never).device == "cpu"
 
 
+def put_in_cache(hub: Path, name: str) -> Path:
+    """A model as the hub's client leaves it, its files empty; the folder that holds them."""
+    place = hub / ("models--" + name.replace("/", "--"))
+    snapshot = place / "snapshots" / "17e1f3"
+    snapshot.mkdir(parents=True)
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text("17e1f3")
+    for file in ("config.json", "model.safetensors", "tokenizer.json"):
+        (snapshot / file).touch()
+    return snapshot
+
+
 def test_auto_takes_the_gpu_profile_where_its_encoder_is_there(load, tmp_path):
-    (tmp_path / "hub" / "models--thenlper--gte-small" / "snapshots" / "17e1f3").mkdir(parents=True)
+    put_in_cache(tmp_path / "hub", "thenlper/gte-small")
     config = replace(load(), hub_cache=tmp_path / "hub")
     assert choose_profile(config, cuda=lambda: CUDA).profile == "gpu"
 
 
+@pytest.mark.parametrize("missing", ["model.safetensors", "tokenizer.json"])
+def test_half_a_download_is_not_taken(load, tmp_path, missing):
+    for name in ("thenlper/gte-small", "a/b"):
+        (put_in_cache(tmp_path / "hub", name) / missing).unlink()
+    config = replace(load(model="a/b"), hub_cache=tmp_path / "hub")
+    assert choose_profile(config, cuda=lambda: CUDA).profile == "embedded"
+    assert choose_profile(replace(config, profile="gpu"), cuda=lambda: CUDA).reader == "extractive"
+
+
 def test_auto_takes_the_model_on_a_gpu_where_it_is_there_and_a_server_that_was_named_anywhere(load, tmp_path):
-    (tmp_path / "hub" / "models--a--b" / "snapshots" / "17e1f3").mkdir(parents=True)
+    put_in_cache(tmp_path / "hub", "a/b")
     config = replace(load(profile="gpu", model="a/b"), hub_cache=tmp_path / "hub")
     assert choose_profile(config, cuda=lambda: CUDA).reader == "zephyr"
     assert choose_profile(load(profile="gpu", model=str(tmp_path)), cuda=lambda: CUDA).reader == "zephyr"
@@ -259,6 +280,12 @@ def test_a_key_comes_from_the_environment_alone_and_is_never_shown(load, tmp_pat
 def test_an_address_holds_no_secrets(load, found):
     with pytest.raises(ConfigError, match="an address like"):
         load(server_url=found)
+
+
+def test_a_password_in_an_address_is_not_repeated(load):
+    with pytest.raises(ConfigError) as caught:
+        load(environ={"RAG_SERVER_URL": "http://user:hunter2@host/v1"})
+    assert "hunter2" not in str(caught.value)
 
 
 def test_a_table_is_toml_in_the_file_and_json_in_the_environment(load, tmp_path):

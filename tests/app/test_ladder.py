@@ -8,12 +8,12 @@ from importlib.util import find_spec
 import pytest
 import torch
 import typer
-from small_models import SMALL_SHAPE, save_small_model
 from typer.testing import CliRunner
 
 from app.cli import bench
 from app.cli.common import RagGroup, Session
 from app.ladder import RUNGS, climb, lead, make_prompts, tensor_bytes
+from bench.small_models import SMALL_SHAPE, save_small_model
 from reader.backends.loading import ZephyrSettings
 from reader.backends.memory import Load, Shape
 from reader.backends.zephyr import ZephyrBackend

@@ -23,6 +23,7 @@ from ingest.records import Progress
 from retrieval.errors import ConfigError, ModelError
 
 BUNDLED = "all-MiniLM-L6-v2"
+COPY_AGAIN = "copy the whole folder here again (on a machine with network access, rag models fetch NAME --to DIR)"
 GPU_ENCODER, ZEPHYR = "thenlper/gte-small", "HuggingFaceH4/zephyr-7b-beta"
 
 
@@ -110,6 +111,15 @@ def checked(name: str | Path, hub: Path) -> Model:
             {"profile": "embedded", "encoder": "a/e", "reranker": "a/r", "verifier": "a/v"},
             [("a/e", "encoder"), ("a/r", "reranker"), ("a/v", "verifier")],
         ),
+        ({"profile": "embedded", "reader": "zephyr", "tokenizer": "a/t"}, [(BUNDLED, "encoder"), (ZEPHYR, "model")]),
+        (
+            {"profile": "embedded", "server_url": "http://127.0.0.1:1/v1", "tokenizer": "a/t"},
+            [(BUNDLED, "encoder"), ("a/t", "tokenizer")],
+        ),
+        (
+            {"profile": "embedded", "server_url": "http://127.0.0.1:1/v1", "tokenizer": "a/b", "verifier": "a/b"},
+            [(BUNDLED, "encoder"), ("a/b", "verifier")],
+        ),
     ],
 )
 def test_what_the_settings_need(tmp_path, flags, expected):
@@ -185,7 +195,7 @@ def test_weights_that_do_not_match_their_own_table_are_found(tmp_path, published
     (folder / "model-00001-of-00002.safetensors").write_bytes(weights)
     (problem,) = checked(folder, tmp_path).problems
     assert problem.startswith("model-00001-of-00002.safetensors cannot be read (")
-    assert problem.endswith(f"run: rag models fetch {folder}")
+    assert problem.endswith(COPY_AGAIN)
 
 
 def test_what_is_missing_is_named(tmp_path, published):
@@ -209,9 +219,7 @@ def test_an_index_of_weights_that_cannot_be_read_is_a_finding(tmp_path, publishe
 def test_an_index_that_points_elsewhere_is_a_finding(tmp_path, published):
     folder = shutil.copytree(published, tmp_path / "model")
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "../../etc/passwd"}}))
-    assert look(str(folder), hub_cache=tmp_path).problems == (
-        f"../../etc/passwd missing in {folder}; run: rag models fetch {folder}",
-    )
+    assert look(str(folder), hub_cache=tmp_path).problems == (f"../../etc/passwd missing in {folder}; {COPY_AGAIN}",)
 
 
 def test_pickled_weights_are_refused_with_what_to_do(tmp_path, published):
@@ -229,12 +237,29 @@ def test_a_tokenizer_is_needed(tmp_path, published):
     folder = shutil.copytree(published, tmp_path / "model")
     for name in ("tokenizer.json", "tokenizer.model"):
         (folder / name).unlink(missing_ok=True)
-    assert look(str(folder), hub_cache=tmp_path).problems == (
-        f"tokenizer.json missing in {folder}; run: rag models fetch {folder}",
-    )
+    assert look(str(folder), hub_cache=tmp_path).problems == (f"tokenizer.json missing in {folder}; {COPY_AGAIN}",)
+    assert look(str(folder), hub_cache=tmp_path, weights=False).state == "broken"
 
 
-@pytest.mark.parametrize("name", ["org/none", "a/b/c", "..", "", "x\0y", "no such name", "/no/such/folder"])
+def test_where_a_tokenizer_is_all_that_is_needed_weights_may_be_missing(tmp_path, published):
+    folder = shutil.copytree(published, tmp_path / "model", ignore=shutil.ignore_patterns("model-*", "*.bin"))
+    assert look(str(folder), hub_cache=tmp_path).state == "broken"
+    model = look(str(folder), hub_cache=tmp_path, weights=False)
+    assert (model.state, model.problems) == ("here", ())
+    assert "tokenizer.json" in {file.path for file in model.files}
+
+
+def test_a_folder_that_is_not_there_or_holds_no_model_is_not_fetched(tmp_path):
+    (missing,) = look(f"{tmp_path}/none", hub_cache=tmp_path).problems
+    assert missing == f"there is no folder {tmp_path}/none; copy the model there, or correct the setting that names it"
+    model = look(str(tmp_path), hub_cache=tmp_path)
+    assert model.problems == (f"{tmp_path} holds no config.json; expected the folder of a model: {COPY_AGAIN}",)
+    assert check(model, report=silent) == model
+    with pytest.raises(ModelError, match=r"is a folder's place; expected a model's name on the hub, like thenlper"):
+        fetch(f"{tmp_path}/none", config=settings(tmp_path), to=None, note=print)
+
+
+@pytest.mark.parametrize("name", ["org/none", "a/b/c", "", "x\0y", "no such name"])
 def test_a_missing_model_names_the_folders_and_the_command(tmp_path, name):
     model = look(name, hub_cache=tmp_path / "hub")
     assert (model.folder, model.state, model.files) == (None, "missing", ())
@@ -348,6 +373,17 @@ def test_fetch_brings_what_is_needed_and_nothing_else(rag, hub, tmp_path):
     code, printed, said = rag("where", "org/small")
     assert (code, printed) == (1, "")
     assert said.endswith("run: rag models fetch org/small\n")
+
+
+def test_fetch_brings_no_weights_where_only_the_tokenizer_is_needed(rag, hub, tmp_path):
+    server = {"RAG_SERVER_URL": "http://127.0.0.1:1/v1", "RAG_TOKENIZER": "org/small"}
+    code, _, said = rag("fetch", "--profile", "embedded", **server)
+    assert code == 0, said
+    assert set(hub.asked) == {name for name in wanted(hub.folder) if not name.endswith(".safetensors")}
+    snapshot = tmp_path / "home/.cache/huggingface/hub/models--org--small/snapshots" / ("c" * 40)
+    assert said.splitlines()[-1] == f"org/small is in {snapshot}"
+    assert rag("fetch", "org/small")[0] == 0
+    assert set(hub.asked) == set(wanted(hub.folder)), "asked for as a whole, the weights come too"
 
 
 def test_fetch_into_a_folder_says_how_to_carry_it_over(rag, tmp_path):
@@ -505,7 +541,7 @@ def test_listing_checking_and_loading_open_no_socket(fresh_python, tmp_path, enc
     code = f"""{NO_SOCKETS}
 from pathlib import Path
 sys.path.insert(0, "tests")
-from small_models import save_small_model
+from bench.small_models import save_small_model
 from typer.testing import CliRunner
 from app.cli.root import app
 from reader.backends.base import Message, Sampling

@@ -155,6 +155,18 @@ def test_chat_without_a_model_carries_over(rag):
     assert "It carries bicycles for free." in result.stdout
 
 
+def test_chat_leaves_a_question_that_stands_alone_as_it_is(rag):
+    result = rag("chat", stdin=f"{QUESTION}\nWho built the oldest clock?\n")
+    assert "understood as" not in result.stderr
+    assert "built in 1712 by a blacksmith" in result.stdout
+
+
+def test_chat_in_a_pipe_shows_nothing_that_was_withdrawn_as_an_answer(rag):
+    with LoopbackServer(answer("Bananas ", "are yellow [1].")) as server:
+        result = rag("chat", stdin=f"{QUESTION}\n", server_url=server.url)
+    assert result.stdout.startswith("withdrawn, nothing in the passages bears it out: Bananas are yellow [1].")
+
+
 def test_prompts_of_ones_own(rag, tmp_path):
     own = 'version = 1\nlanguage = "en"\nsystem = "Be brief. {{refusal}}"\nuser = "{{passages}} {{question}}"\n'
     (tmp_path / "own").mkdir()
@@ -164,8 +176,12 @@ def test_prompts_of_ones_own(rag, tmp_path):
         assert server.asked[0].body["messages"][0]["content"].startswith("Be brief.")
         (tmp_path / "own" / "answer-en.toml").write_text("version = 1", encoding="utf-8")
         result = rag("ask", QUESTION, server_url=server.url, prompts=tmp_path / "own")
-    assert result.exit_code == 2
-    assert "prompt 'answer-en' has the keys" in result.stderr
+        assert (result.exit_code, "prompt 'answer-en' has the keys" in result.stderr) == (2, True)
+        (tmp_path / "own" / "answer-en.toml").write_text(own.replace("passages", "context"), encoding="utf-8")
+        result = rag("ask", QUESTION, server_url=server.url, prompts=tmp_path / "own")
+        assert (result.exit_code, "has the placeholders ['context'" in result.stderr) == (2, True)
+        result = rag("ask", QUESTION, server_url=server.url, prompts=tmp_path / "nothing")
+        assert (result.exit_code, "there is no folder" in result.stderr) == (2, True)
 
 
 def test_the_choice_is_announced(rag):

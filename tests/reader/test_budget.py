@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from small_models import save_zephyr_tokenizer
 
+from bench.small_models import save_zephyr_tokenizer
 from reader.budget import Block, Packed, pack
 from reader.neutral import DOT
 from reader.sentences import stretches

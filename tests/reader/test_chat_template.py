@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_models import ZEPHYR_TEMPLATE, save_zephyr_tokenizer
 
+from bench.small_models import ZEPHYR_TEMPLATE, save_zephyr_tokenizer
 from reader.backends.base import Message
 from reader.backends.chat_template import ChatTemplate
 from reader.neutral import DOT, neutralise

@@ -33,6 +33,9 @@ def carried(question, history=FERRY):
         ("Price?", "Price? (ferry Marstal leave)"),
         ("Does that ferry carry bicycles?", "Does that ferry carry bicycles? (Marstal leave)"),
         ("How tall is the tower of the cathedral?", "How tall is the tower of the cathedral?"),
+        ("Which museums of clocks open on Monday morning?", "Which museums of clocks open on Monday morning?"),
+        ("Is there a limit on the size of integers?", "Is there a limit on the size of integers?"),
+        ("Where is the file that holds the settings?", "Where is the file that holds the settings?"),
     ],
 )
 def test_what_a_follow_up_leaves_out_is_carried_over(question, expected):
@@ -44,7 +47,15 @@ def test_chinese_carries_the_question_before_and_only_once():
     first = carried("它什么时候出发？", history)
     assert first == "它什么时候出发？ (渡轮从哪里出发去马斯塔尔)"
     assert carried("那价格呢？", [*history, Turn(first, "")]) == "那价格呢？ (渡轮从哪里出发去马斯塔尔)"
-    assert carried("博物馆里最古老的时钟是谁制造的？", history) == "博物馆里最古老的时钟是谁制造的？"
+    for alone in (
+        "博物馆里最古老的时钟是谁制造的？",
+        "应该怎样保养汽车发动机？",
+        "那不勒斯的人口是多少？",
+        "吉他怎么弹奏最好听？",
+    ):
+        assert carried(alone, history) == alone
+    named = [Turn("什么是卷积神经网络 (CNN)", "")]
+    assert carried("它有哪些层？", named) == "它有哪些层？ (什么是卷积神经网络 (CNN))"
 
 
 @given(st.text(max_size=80), st.text(max_size=80))
@@ -59,7 +70,7 @@ def prompt(language):
 
 
 def test_a_model_rewrites_the_question_from_what_was_said():
-    backend = ScriptedBackend(['  "When was the ferry to Marstal built?"\nBecause it was asked.'])
+    backend = ScriptedBackend(['  Question: "When was the ferry to Marstal built?"\n'])
     assert condense(backend, prompt, "When was it built?", FERRY) == "When was the ferry to Marstal built?"
     ((system, user),) = backend.asked
     assert "Do not answer" in system.content
@@ -67,7 +78,19 @@ def test_a_model_rewrites_the_question_from_what_was_said():
     assert user.content.endswith("Last question: When was it built?\n\nThe question by itself:")
 
 
-@pytest.mark.parametrize("written", ["", " \n", "x" * (MAX_CHARS + 1), "many " * 130])
+@pytest.mark.parametrize(
+    "written",
+    [
+        "",
+        " \n",
+        "x" * (MAX_CHARS + 1),
+        "many " * 130,
+        "Sure! Here is the rewritten question:\nWhat is x?",
+        "```\nWhat is x?\n```",
+        "It leaves from pier seven [1].",
+        "The rewritten question is:",
+    ],
+)
 def test_what_is_no_question_is_not_taken_for_one(written):
     assert condense(ScriptedBackend([written]), prompt, "When?", FERRY) is None
 
@@ -78,3 +101,4 @@ def test_a_long_conversation_is_told_from_its_end():
     assert condense(backend, prompt, "When?", history) == "Fine?"
     assert "Question 19?" in backend.asked[0][1].content
     assert "Question 10?" not in backend.asked[0][1].content
+    assert condense(ScriptedBackend(["Fine?"], window=150), prompt, "When?", history) is None

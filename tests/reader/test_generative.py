@@ -13,7 +13,7 @@ from prompts import load_prompt
 from reader.backends.base import Sampling, drain
 from reader.backends.scripted import ScriptedBackend
 from reader.compress import Compressor
-from reader.generative import GenerativeReader
+from reader.generative import LEAST_SUPPORT, GenerativeReader
 from reader.reader import REFUSAL, question_language
 from reader.records import Turn
 from retrieval.errors import ModelError, PromptTooLongError
@@ -143,6 +143,24 @@ def test_numbers_that_were_never_shown_are_removed_and_counted(desk):
     assert answer.written.removed_markers == (9, 42)
     assert "[9]" not in answer.text
     assert all(sentence.added for sentence in answer.sentences)
+
+
+def test_a_good_citation_does_not_cover_for_an_idle_one(desk):
+    right, idle = desk.number_of("ferry.txt"), desk.number_of("bees.txt")
+    answer = desk.ask(f"The ferry to Marstal leaves from pier seven at dusk [{right}][{idle}].")
+    (sentence,) = answer.sentences
+    assert (sentence.label, sentence.markers) == ("supported", (right, idle))
+    assert sentence.alone[0] > 0.9
+    assert sentence.alone[1] < LEAST_SUPPORT
+
+
+def test_a_citation_of_the_wrong_passage_is_told_and_the_right_one_named(desk):
+    right, wrong = desk.number_of("ferry.txt"), desk.number_of("bees.txt")
+    answer = desk.ask(f"The ferry to Marstal leaves from pier seven at dusk [{wrong}].")
+    assert_sound(answer, desk.store)
+    (sentence,) = answer.sentences
+    assert (sentence.label, sentence.markers, sentence.instead) == ("unsupported", (wrong,), right)
+    assert answer.citations[0].source == "bees.txt"
 
 
 @pytest.mark.parametrize(

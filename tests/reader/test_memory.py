@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_models import ZEPHYR_SHAPE
 
+from bench.small_models import ZEPHYR_SHAPE
 from reader.backends.memory import NF4_BITS, Load, Shape, require_room
 from retrieval.errors import ModelError
 

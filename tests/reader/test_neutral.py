@@ -18,7 +18,7 @@ MARKERS = [
     "<tool_call>", "</tool_response>", "<extra_id_1>", "<SPECIAL_12>", "<seed:bos>", "<reserved_106>", "<unused7>",
     "<0x0A>", "[INST]", "[/INST]", "[inst]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[AVAILABLE_TOOLS]",
     "[TOOL_CALLS]", "[THINK]", "[gMASK]", "[|user|]", "[|endofturn|]", "<<SYS>>", "<</SYS>>", "### Instruction:",
-    "### Response:", "###Human:", "### Assistant:",
+    "### Response:", "###Human:", "### Assistant:", "<用户>", "<AI>", "[UNUSED_TOKEN_146]", "]~b]", "]~!b[", "[e~[",
 ]  # fmt: skip
 
 HARMLESS = [
@@ -29,6 +29,7 @@ HARMLESS = [
     "### System requirements", "### Response codes", "### Input", "#### Instruction sets", r"$\langle x | y \rangle$",
     r"\begin{array}{c|c} a & b \end{array}", r"$$\left[\frac{1}{2}\right] < \|x\|$$", "P(a|b) > P(b|a)", "p <|> q",
     "x |> f |> g", "f <| g <| h", "a <| b |> c", "| a | b |\n|---|---|", "1 << 2 >> 3", "user: me", "User: me",
+    "a[0]~b", "x[1] ~ b[2]", "<ai>", "[UNUSED]",
     "中文，引号“”", "e\u0301 \u200b\u200d \U0001f468\u200d\U0001f469", "\x00\x1b[0m", "a·b", "<https://example.org>",
 ]  # fmt: skip
 
@@ -77,14 +78,14 @@ def test_nothing_is_left_and_nothing_but_dots_is_added(text):
     assert safe.replace(DOT, "") == text.replace(DOT, "").replace("~", "")
 
 
-@given(st.text(st.characters(exclude_characters="<＜[#", exclude_categories=["Cs"])))
+@given(st.text(st.characters(exclude_characters="<＜[]#", exclude_categories=["Cs"])))
 def test_text_without_a_marker_s_first_character_is_untouched(text):
     assert neutralise(text) == text
 
 
 @given(PIECES)
 def test_tokens_are_found_where_a_search_finds_them(text):
-    found = {span for span in Marks(["ab", "ba", "abc"]).find(text) if not text.startswith(("<", "["), span[0])}
+    found = {span for span in Marks(["ab", "ba", "abc"]).find(text) if not text.startswith(("<", "[", "]"), span[0])}
     starts = {match.start() for token in ("ab", "ba") for match in re.finditer(f"(?={token})", text)}
     assert {start for start, _ in found} == starts
     assert all(text[start:end] in ("ab", "ba", "abc") for start, end in found)

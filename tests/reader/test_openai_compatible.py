@@ -18,17 +18,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from loopback_server import STREAM, LoopbackServer, answer, delta, events, response, usage
-from small_models import save_small_model, save_zephyr_tokenizer
 
-from reader.backends.base import Backend, Generation, Message, Sampling
-from reader.backends.openai_compatible import (
-    IN_FLIGHT,
-    OpenAICompatibleBackend,
-    ServerSettings,
-    _Events,
-    estimate_tokens,
-)
-from retrieval.errors import ConfigError, ModelError, PromptTooLongError
+from bench.small_models import save_small_model, save_zephyr_tokenizer
+from reader.backends.base import REASONING_LEFT_OUT, Backend, Generation, Message, Sampling
+from reader.backends.openai_compatible import OpenAICompatibleBackend, ServerSettings, _Events
+from reader.backends.remote import IN_FLIGHT, estimate_tokens
+from retrieval.errors import AnswerError, ConfigError, ModelError, PromptTooLongError
 
 ASK = (Message("system", "Be brief."), Message("user", "Why?"))
 GREEDY = Sampling(max_tokens=20, temperature=0.0, repetition_penalty=1.0, seed=7)
@@ -132,7 +127,79 @@ def test_a_server_that_does_not_stream_is_read_as_well():
 def test_what_a_model_thinks_is_no_part_of_its_answer():
     thinking = [delta("", reasoning_content="hm"), delta("", reasoning="hm")]
     with LoopbackServer(STREAM + events(*thinking, delta("So.", finish="stop"), usage(1, 3))) as server:
-        assert connect(server).generate(ASK, GREEDY).text == "So."
+        backend = connect(server)
+        assert backend.generate(ASK, GREEDY).text == "So."
+        assert backend.notices.count(REASONING_LEFT_OUT) == 1
+    with LoopbackServer(answer("<thi", "nk>hm</", "think>\n\n", "So", ".")) as server:
+        backend = connect(server)
+        assert read(backend.stream(ASK, GREEDY)) == (["So", "."], Generation("So.", 7, 5))
+        assert backend.notices.count(REASONING_LEFT_OUT) == 1
+
+
+NO_ANSWERS = {
+    "only white space": (answer(" \n "), "ended its answer without a word"),
+    "nothing": (STREAM + events(delta(finish="stop"), "[DONE]"), "ended its answer without a word"),
+    "reasoning cut": (
+        STREAM + events(delta("", reasoning_content="hm"), delta(None, finish="length"), usage(900, 500)),
+        "wrote nothing but reasoning; raise max_answer_tokens, or turn its reasoning off",
+    ),
+    "reasoning in the text": (answer("<think>", "hm", finish="length"), "wrote nothing but reasoning"),
+    "unseen reasoning": (
+        STREAM + events(delta(None, finish="length"), usage(900, 500)),
+        "reached the limit of tokens without a word; if it reasons unseen",
+    ),
+    "filtered": (answer("Half", finish="content_filter"), "refused this answer: finish_reason is 'content_filter'"),
+    "a question filtered": (
+        response({"error": {"code": "content_filter", "message": "policy"}}, status=400),
+        "refused the question: policy; ask in other words",
+    ),
+    "filtered in the middle": (
+        STREAM + events(delta("Half"), '{"error": {"code": "content_filter", "message": "policy"}}'),
+        "refused this answer: policy",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NO_ANSWERS)
+def test_what_ends_without_an_answer_concerns_this_question_alone(name):
+    play, expected = NO_ANSWERS[name]
+
+    def plays(connection):
+        asked = connection.request.body["messages"][-1]["content"]
+        connection.send(play if asked == "question 1" else answer("Yes."))
+
+    with LoopbackServer(plays) as server:
+        backend = connect(server)
+        with pytest.raises(AnswerError, match=expected) as caught:
+            backend.generate([Message("user", "question 1")], GREEDY)
+        told = []
+        found = backend.generate_many(numbered(4), GREEDY, report=told.append)
+    assert server.url in str(caught.value)
+    assert [isinstance(each, AnswerError) or each.text for each in found] == ["Yes.", True, "Yes.", "Yes."]
+    assert told == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("pause", [0.0, 0.3])
+def test_an_answer_that_ended_is_not_lost_where_only_breath_comes_after_it(pause):
+    """No [DONE] and no counts; the counts may still come a little later."""
+
+    def play(connection):
+        connection.send(STREAM + events(delta("So.")))
+        connection.hang(pause)
+        connection.send(events(delta(finish="stop")) + b": keep-alive\n\n")
+        connection.hang(pause)
+        if pause:
+            connection.send(b": keep-alive\n\n")
+            connection.hang(0.05)
+            connection.send(events(usage(7, 3)))
+        while True:
+            connection.send(b": keep-alive\n\n")
+            connection.hang(0.02)
+
+    with LoopbackServer(play) as server:
+        backend = connect(server, timeout_seconds=0.5)
+        assert backend.generate(ASK, GREEDY).text == "So."
+    assert any("does not count tokens" in notice for notice in backend.notices) == (not pause)
 
 
 def test_half_a_character_becomes_a_replacement_character():
@@ -429,9 +496,9 @@ def test_a_prompt_over_the_window_is_not_sent():
 
 
 def test_a_prompt_that_the_server_cut_in_silence_is_a_notice(zephyr_tokenizer):
-    """500 words of one token each: 449 is less than nine tenths of them, 450 is not."""
+    """500 words of one token each and three for the ends of lines: nine tenths are 452.7."""
     long = [Message("user", "and" + " and" * 499)]
-    for read_tokens, cut in ((449, True), (450, False)):
+    for read_tokens, cut in ((452, True), (453, False)):
         with LoopbackServer(answer("x", prompt=read_tokens)) as server:
             backend = connect(server, tokenizer=str(zephyr_tokenizer))
             backend.generate(long, GREEDY)
@@ -658,12 +725,44 @@ def test_a_tokenizer_counts_exactly(zephyr_tokenizer):
     with LoopbackServer() as server:
         backend = connect(server, tokenizer=str(zephyr_tokenizer))
         text = "A 4-bit model </s> 模型 <|user|>"
-        assert backend.count_tokens("Hello there") == 2
-        assert backend.count_tokens(text) == len(own.tokenize("A 4-bit model <·/s> 模型 <·|user|>"))
+        assert backend.count_tokens("") == 0
+        assert backend.count_tokens("Hello there") == len(own.tokenize("\nHello there\n"))
+        assert backend.count_tokens(text) == len(own.tokenize("\nA 4-bit model <·/s> 模型 <·|user|>\n"))
         ids = own.apply_chat_template([{"role": each.role, "content": each.content} for each in ASK], tokenize=True,
                                       add_generation_prompt=True)["input_ids"]  # fmt: skip
         assert len(ids) <= backend.prompt_tokens(ASK) <= len(ids) + 72
         assert backend.notices == ()
+
+
+@pytest.fixture(scope="session")
+def counting(tmp_path_factory):
+    """A backend that counts by a byte-pair tokenizer, which has tokens for two and for four line ends."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=400, show_progress=False, initial_alphabet=alphabet)
+    tokenizer.train_from_iterator(["Passages:\n\n\n\nQuestion: Why?", "It is so.\n\n[1] It is so."] * 50, trainer)
+    assert len(tokenizer.encode(":\n\n\n\nQ").ids) < len(tokenizer.encode(":\n\n").ids + tokenizer.encode("\n\nQ").ids)
+    folder = tmp_path_factory.mktemp("byte-pairs")
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+    return OpenAICompatibleBackend(ServerSettings("http://127.0.0.1:1", model="m", tokenizer=str(folder)))
+
+
+@given(
+    st.lists(st.sampled_from(["x", "It", "[1] It is so.", "So\n\nbe it", "if x:\n    y", "…", "Passages:"]), max_size=5)
+)
+def test_the_lengths_of_parts_bound_the_whole(counting, parts):
+    """What goes between two line ends breaks the token that they were."""
+    frame, whole = (
+        counting.prompt_tokens([Message("user", f"Passages:\n\n{text}\n\nQuestion: Why?")])
+        for text in ("", "\n\n".join(parts))
+    )
+    assert whole <= frame + counting.count_tokens("\n\n".join(parts))
+    assert whole <= frame + sum(map(counting.count_tokens, parts))
 
 
 def test_a_tokenizer_that_is_not_there(tmp_path):

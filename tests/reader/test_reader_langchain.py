@@ -12,15 +12,15 @@ from langchain_core.messages import AIMessage, AIMessageChunk, ChatMessage, Huma
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
-from small_models import save_small_model
 
-from reader.backends.base import Backend, Generation, Message, Sampling, drain
+from bench.small_models import save_small_model
+from reader.backends.base import REASONING_LEFT_OUT, Backend, Generation, Message, Sampling, drain
 from reader.backends.loading import ZephyrSettings
-from reader.backends.openai_compatible import estimate_tokens
+from reader.backends.remote import estimate_tokens
 from reader.backends.scripted import ScriptedBackend
 from reader.backends.zephyr import ZephyrBackend
 from reader.langchain import LangChainBackend, RagChatModel, _until
-from retrieval.errors import ModelError, PromptTooLongError
+from retrieval.errors import AnswerError, ModelError, PromptTooLongError
 
 ASK = (Message("system", "Be brief."), Message("user", "Why </s>?"))
 SAMPLING = Sampling(max_tokens=20)
@@ -151,6 +151,22 @@ def test_an_answer_ends_before_a_stop():
     assert model.invoke("hi", stop=["wo"]).content == "one t"
     assert model.invoke("hi", stop=["nowhere"]).content == "one two three four"
     assert [chunk.text for chunk in model.stream("hi", stop=["e t"])] == ["on", ""]
+
+
+def test_one_stop_may_be_given_as_it_is():
+    model, _ = chat(*["one TWO three END four"] * 3)
+    assert model.invoke("hi", stop="END").content == "one TWO three "
+    other = RagChatModel(make_backend=lambda: ScriptedBackend(["one END"]), stop="END")
+    assert other.invoke("hi").content == "one "
+    assert other._get_ls_params()["ls_stop"] == ["END"]
+
+
+@pytest.mark.parametrize("wrong", [{"max_tokens": None}, {"max_tokens": 0}, {"temperature": -3}, {"seed": "x"}])
+def test_settings_of_a_call_are_checked_like_the_models(wrong):
+    model, backend = chat("x")
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        model.invoke("hi", **wrong)
+    assert backend.asked == []
 
 
 def test_closing_a_stream_closes_the_backends():
@@ -290,6 +306,92 @@ def test_counts_and_the_reason_of_an_end_are_the_providers(said, answer_tokens, 
         complete,
         4,
     )
+
+
+@pytest.mark.parametrize(
+    ("reason", "error", "expected"),
+    [("content_filter", AnswerError, "refused this answer: finish_reason is 'content_filter'; ask in other words"),
+     ("SAFETY", AnswerError, "is 'SAFETY'"), ("RECITATION", AnswerError, "is 'RECITATION'"),
+     ("error", ModelError, "broke its answer off: finish_reason is 'error', expected stop or length"),
+     ("tool_calls", ModelError, "is 'tool_calls'")],
+)  # fmt: skip
+def test_an_answer_that_was_refused_or_broke_off_is_none(reason, error, expected):
+    backend = LangChainBackend(Told(said={"finish_reason": reason}))
+    for call in (lambda: backend.generate(ASK, SAMPLING), lambda: drain(backend.stream(ASK, SAMPLING))):
+        with pytest.raises(error, match=expected):
+            call()
+
+
+@pytest.mark.parametrize(
+    ("reason", "complete"),
+    [("STOP", True), ("end_turn", True), ("COMPLETE", True), ("MAX_TOKENS", False), ("model_length", False)],
+)
+def test_providers_have_their_own_words_for_an_end(reason, complete):
+    assert LangChainBackend(Told(said={"finish_reason": reason})).generate(ASK, SAMPLING).complete == complete
+
+
+class Saying(BaseChatModel):
+    """Says these chunks, whether it streams or not."""
+
+    chunks: list[AIMessageChunk]
+
+    @property
+    def _llm_type(self):
+        return "saying"
+
+    def _generate(self, messages, stop=None, run_manager=None, **kwargs):
+        del messages, stop, run_manager, kwargs
+        whole = sum(self.chunks[1:], self.chunks[0])
+        answer = AIMessage(whole.content, additional_kwargs=whole.additional_kwargs)
+        return ChatResult(generations=[ChatGeneration(message=answer)])
+
+    def _stream(self, messages, stop=None, run_manager=None, **kwargs):
+        del messages, stop, run_manager, kwargs
+        for chunk in self.chunks:
+            yield ChatGenerationChunk(message=chunk)
+
+
+def test_a_reason_that_comes_twice_is_one():
+    said = {"finish_reason": "stop"}
+    model = Saying(chunks=[AIMessageChunk("So.", response_metadata=said), AIMessageChunk("", response_metadata=said)])
+    assert drain(LangChainBackend(model).stream(ASK, SAMPLING)).complete
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [["<think>Well", ", hm.</think>\n\nS", "o."], [[{"type": "reasoning", "reasoning": "hm"}], "So."],
+     ["\n<thi", "nk>hm</think><think>hm</think>So."]],
+)  # fmt: skip
+def test_reasoning_is_no_part_of_an_answer(chunks):
+    backend = LangChainBackend(Saying(chunks=[AIMessageChunk(each) for each in chunks]))
+    assert drain(backend.stream(ASK, SAMPLING)).text == "So."
+    assert backend.generate(ASK, SAMPLING).text == "So."
+    assert [each.text for each in backend.generate_many([ASK], SAMPLING)] == ["So."]
+    assert backend.notices.count(REASONING_LEFT_OUT) == 1
+
+
+@pytest.mark.parametrize(
+    ("chunk", "expected"),
+    [(AIMessageChunk(" \n"), "ended its answer without a word"),
+     (AIMessageChunk("<think>hm"), "wrote nothing but reasoning; raise max_answer_tokens"),
+     (AIMessageChunk("", additional_kwargs={"reasoning_content": "hm"}), "wrote nothing but reasoning")],
+)  # fmt: skip
+def test_an_answer_without_words_is_none(chunk, expected):
+    backend = LangChainBackend(Saying(chunks=[chunk]))
+    for call in (lambda: backend.generate(ASK, SAMPLING), lambda: drain(backend.stream(ASK, SAMPLING))):
+        with pytest.raises(AnswerError, match=expected):
+            call()
+    (error,) = backend.generate_many([ASK], SAMPLING)
+    assert isinstance(error, AnswerError)
+
+
+def test_counts_are_those_within_a_prompt():
+    """A tokenizer with a token for two line ends: a text between two lines breaks it."""
+    backend = LangChainBackend(Told(), count=lambda text: len(text) - text.count("\n\n"))
+    frame = backend.prompt_tokens([Message("user", "a\n\nb")])
+    whole = backend.prompt_tokens([Message("user", "a\nxy\nb")])
+    assert whole <= frame + backend.count_tokens("xy")
+    assert (backend.count_tokens("xy"), backend.count_tokens("")) == (4, 0)
 
 
 def test_pieces_come_as_the_model_writes_them():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from functools import cache, lru_cache
-from itertools import permutations
+from itertools import pairwise, permutations
 
 import numpy as np
 import pytest
@@ -22,6 +22,7 @@ from reader.verify import (
     Verifier,
     Weights,
     _aligned,
+    _halves,
     _longest_run,
     _soft_minimum,
     read_weights,
@@ -199,10 +200,16 @@ def test_one_passage_that_says_so_is_enough(world):
 
 # ---- evidence, borders, odd input ------------------------------------------------------------------------------------
 
-pieces = st.sampled_from([*(sentence for _, sentence in all_sentences()), "bees", "1932", "桥", "!!", " ", "not"])
+odd = st.sampled_from([*TEXTS, "", " \n", "—", "1932.", "a\ud800b"])
+pieces = st.sampled_from(
+    [*(sentence for _, sentence in all_sentences()), "bees", "1932", "桥", "!!", " ", "not", "\ud800", "\0"]
+)
 
 
-@given(st.lists(pieces, max_size=3).map(" ".join), st.lists(st.sampled_from([*TEXTS, "", " \n", "—"]), max_size=4))
+@given(
+    st.lists(pieces, max_size=3).map(" ".join),
+    st.lists(odd, max_size=4),
+)
 @example("", [])
 @example("...", [BRIDGE])
 @example("bees", ["", "—"])
@@ -231,6 +238,11 @@ def test_every_check_keeps_its_promises(world, claim, texts):
     assert again.support == pytest.approx(found.support)
 
 
+def test_a_long_copy_with_one_word_more_at_its_end_is_no_copy(world):
+    long = "".join(all_chinese * 3 for all_chinese in (WALL, TEA))[:480]
+    assert world.check(long, long[:470]).support < 0.97 <= world.check(long, long).support
+
+
 def test_context_counts_for_names_but_is_no_evidence(world):
     text = "It carries eight lanes of traffic and two railway tracks. It was opened in 1932."
     named, bare = (
@@ -242,11 +254,15 @@ def test_context_counts_for_names_but_is_no_evidence(world):
 
 
 def test_a_claim_longer_than_the_encoder_reads_is_as_good_as_its_worse_half(world):
-    long = " ".join([BRIDGE] * 12)
+    long = " ".join([BRIDGE] * 8 + [BEES] * 4)
     assert len(world.encoder.tokenizer.encode(long)) > 512
-    assert world.check(long, BRIDGE).label == "supported"
-    assert world.check(f"{long} {BEES}", BRIDGE).support < world.check(long, BRIDGE).support
+    left, right = _halves(long)
+    assert left + right == long
+    assert world.check(long, BRIDGE) == world.check(right, BRIDGE)
+    assert world.check(right, BRIDGE).support < world.check(left, BRIDGE).support
     assert world.check("桥" * 2000, BRIDGE).label == "unsupported"
+    assert world.check(f"Worker bees do not mate.{' .' * 1000}", BEES).label == "supported"  # a half without words
+    assert world.check("! " * 1000, BEES) == Check("unsupported", 0.0, ())
 
 
 @pytest.mark.parametrize(("text", "sentence"), all_sentences()[::3])
@@ -296,7 +312,7 @@ def test_features_are_all_there_and_finite(world):
     measured = world.verifier.features("The bridge opened in 1999.", [world.passage(BRIDGE), world.passage(TEA)])
     assert tuple(measured) == FEATURES
     assert np.isfinite(list(measured.values())).all()
-    assert measured["numbers"] == 1
+    assert measured["no number"] == measured["other number"] == 1
     assert measured["passages"] == pytest.approx(np.log(3))
     assert world.verifier.features("?", [world.passage(BRIDGE)]) is None
 
@@ -314,7 +330,7 @@ def test_common_words_and_runs_against_slow_ones(one, other):
     aligned = _aligned(one, other)
     assert len(aligned) == longest(0, 0)
     assert all(one[a] == other[b] for a, b in aligned)
-    assert all(a < c and b < d for (a, b), (c, d) in zip(aligned, aligned[1:], strict=False))
+    assert all(a < c and b < d for (a, b), (c, d) in pairwise(aligned))
     runs = [
         size
         for a in range(len(one))
@@ -337,8 +353,22 @@ def test_soft_minimum_is_the_value_where_all_are_alike_and_near_the_worst_otherw
 def test_shipped_weights_fit_the_features_and_like_what_speaks_for_a_claim():
     weights = shipped_weights()
     assert set(weights.features) == set(FEATURES)
-    assert all(weights.features[name] > 0 for name in ("sentence", "window", "weak sentence", "weak window", "terms"))
-    assert all(weights.features[name] < 0 for name in ("numbers", "names"))
+    for by in (
+        "sentence",
+        "window",
+        "together",
+    ):  # features of a kind share what they say, so it is their sum that counts
+        for_, against = (
+            sum(
+                weight
+                for name, weight in weights.features.items()
+                if name.startswith(by) and (": lost" in name) is lost
+            )
+            for lost in (False, True)
+        )
+        assert for_ > 0 > against
+    assert all(weights.features[name] > 0 for name in ("terms", "pairs", "in order", "run"))
+    assert all(weights.features[name] < 0 for name in ("no number", "other number", "no name"))
 
 
 def test_support_is_the_logistic_function_of_the_weighted_sum():
@@ -408,6 +438,15 @@ def test_a_model_does_not_overrule_another_number(world):
     assert found.support < SUPPORTED
 
 
+def test_a_model_does_not_overrule_what_is_copied_or_misquoted(world):
+    for claim, score, label in (
+        ("Worker bees do not mate.", 0.001, "supported"),
+        ("Worker bees do mate.", 0.999, "unsupported"),
+    ):
+        judge = Judge(score)
+        assert Verifier(world.interaction, model=judge).check(claim, [world.passage(BEES)]).label == label
+
+
 @pytest.mark.parametrize("scores", [(), (1.5,), (-0.1,), (float("nan"),)])
 def test_a_model_that_gives_rubbish_is_named(world, scores):
     with pytest.raises(ModelError, match="expected one in"):
@@ -473,7 +512,7 @@ def test_an_nli_model_without_one_entailment_class_is_refused(nli_folder, tmp_pa
 
 def test_an_nli_model_that_is_not_here_or_holds_no_safetensors_is_refused(nli_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(ModelError, match="hf download"):
+    with pytest.raises(ModelError, match="rag models fetch"):
         NliModel.load(str(tmp_path / "nowhere"))
     for file in nli_folder.iterdir():
         target = "pytorch_model.bin" if file.suffix == ".safetensors" else file.name

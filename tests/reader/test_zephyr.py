@@ -14,13 +14,13 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from small_models import SMALL_SHAPE, ZEPHYR_SHAPE, ZEPHYR_TEMPLATE, save_small_model, save_zephyr_tokenizer
 
-from reader.backends.base import Message, Sampling, drain
+from bench.small_models import SMALL_SHAPE, ZEPHYR_SHAPE, ZEPHYR_TEMPLATE, save_small_model
+from reader.backends.base import REASONING_LEFT_OUT, Generation, Message, Sampling, drain
 from reader.backends.generation import Draft, Rows, is_out_of_memory, shared_prefix, until_it_fits
 from reader.backends.loading import ZephyrSettings
 from reader.backends.zephyr import ZephyrBackend
-from retrieval.errors import ConfigError, ModelError, PromptTooLongError
+from retrieval.errors import AnswerError, ConfigError, ModelError, PromptTooLongError
 
 GREEDY = Sampling(max_tokens=12, temperature=0, repetition_penalty=1.0)
 PENALISED = Sampling(max_tokens=12, temperature=0, repetition_penalty=1.3)
@@ -59,6 +59,15 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def sliding(tmp_path_factory, folder):
+    """The same with attention that reaches over 32 tokens."""
+    changed = shutil.copytree(folder, tmp_path_factory.mktemp("models") / "sliding")
+    config = json.loads((changed / "config.json").read_text())
+    (changed / "config.json").write_text(json.dumps({**config, "sliding_window": 32}))
+    return changed
+
+
+@pytest.fixture(scope="session")
 def backend(folder):
     return exact(folder)
 
@@ -69,7 +78,7 @@ def alone(folder):
     backend = exact(folder)
 
     def generate(messages, sampling):
-        backend._kept = None
+        backend._kept = ()
         generation = backend.generate(messages, sampling)
         assert generation.reused_tokens == 0
         return generation
@@ -83,13 +92,14 @@ def nf4(folder):
 
 
 @pytest.fixture
-def save_chain(tmp_path):
+def save_chain(tmp_path, folder):
     """A model that writes a given text: the token before decides which is next. No token may come twice in it."""
     from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
 
     def save(text, *, template=ZEPHYR_TEMPLATE, end=True):
-        folder = save_zephyr_tokenizer(tmp_path / "chain", template=template)
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        chained = shutil.copytree(folder, tmp_path / "chain")
+        (chained / "chat_template.jinja").write_text(template)
+        tokenizer = AutoTokenizer.from_pretrained(chained)
         (last,) = tokenizer.encode("\n", add_special_tokens=False)[-1:]
         written = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
         chain = [last, *written, *([tokenizer.eos_token_id] if end else [])]
@@ -104,8 +114,8 @@ def save_chain(tmp_path):
             embeddings.normal_()
             model.lm_head.weight.zero_()
             model.lm_head.weight[chain[1:]] = embeddings[chain[:-1]]
-        model.save_pretrained(folder)
-        return folder
+        model.save_pretrained(chained)
+        return chained
 
     return save
 
@@ -215,7 +225,7 @@ def test_weights_that_could_hold_programs_are_refused(tmp_path, folder):
         ZephyrBackend(ZephyrSettings(model=str(unsafe), device="cpu"))
 
 
-@pytest.mark.parametrize("damage", [b"", b"\xff" * 100, b"[]"])
+@pytest.mark.parametrize("damage", [b"", b"\xff" * 100, b"[]"], ids=["empty", "bytes", "list"])
 @pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "generation_config.json"])
 def test_damaged_files_are_model_errors(tmp_path, folder, name, damage):
     damaged = shutil.copytree(folder, tmp_path / "damaged")
@@ -243,14 +253,15 @@ def test_code_that_comes_with_a_model_is_not_run(tmp_path, folder):
     assert not (tmp_path / "ran").exists()
 
 
-def test_a_model_without_chat_template_is_refused(tmp_path):
-    bare = save_small_model(tmp_path / "bare", template=None)
+def test_a_model_without_chat_template_is_refused(tmp_path, folder):
+    bare = shutil.copytree(folder, tmp_path / "bare")
+    (bare / "chat_template.jinja").unlink()
     with pytest.raises(ModelError, match="chat template"):
         exact(bare)
 
 
-def test_too_large_a_model_is_refused_before_it_is_read(tmp_path):
-    large = save_zephyr_tokenizer(tmp_path / "large")
+def test_too_large_a_model_is_refused_before_it_is_read(tmp_path, folder):
+    large = shutil.copytree(folder, tmp_path / "large")
     shape = {**ZEPHYR_SHAPE, "num_hidden_layers": 32_000}
     (large / "config.json").write_text(json.dumps({"model_type": "mistral", **shape}))
     (large / "model.safetensors").write_bytes(b"")
@@ -342,12 +353,27 @@ def test_rows_come_in_as_others_leave(folder, size):
     sampling = replace(PENALISED, max_tokens=40)
     expected = {}
     for number, messages in enumerate(CONVERSATIONS):
-        backend._kept = None
+        backend._kept = ()
         expected[number] = replace(backend.generate(messages, sampling), reused_tokens=0)
     assert len({each.answer_tokens for each in expected.values()}) > 2
     written = {}
     backend._write_together(prompts, sampling, size=size, finish=written.__setitem__)
     assert {number: replace(each, reused_tokens=0) for number, each in written.items()} == expected
+
+
+def test_padded_rows_end_where_they_end_alone(sliding):
+    """Sliding caches cannot be cut: rows that are done go on beside the others, unheard."""
+    backend = exact(sliding)
+    sampling = replace(PENALISED, max_tokens=30)
+    prompts = [backend._template.encode(messages) for messages in CONVERSATIONS]
+    backend._stops |= {tokens(backend, prompt, 30)[3 + 5 * number] for number, prompt in enumerate(prompts)}
+    expected = [backend.generate(messages, sampling) for messages in CONVERSATIONS]
+    assert len({each.answer_tokens for each in expected}) > 2
+    assert backend.generate_many(CONVERSATIONS, sampling) == expected
+
+
+def test_stop_tokens_are_the_ends_of_turns(backend):
+    assert backend._stops == {2}
 
 
 def tokens(backend, prompt, count):
@@ -445,6 +471,32 @@ def test_a_conversation_that_goes_on_is_not_read_again(folder, alone):
     assert second.text == alone(longer, GREEDY).text
 
 
+def test_a_chat_whose_questions_are_rewritten_in_between_is_not_read_again(folder, alone):
+    """Answer, rewritten question, answer: the second answer takes over what it has in common with the first."""
+    backend = exact(folder)
+    passages = "Passages: " + " ".join(f"[{n}] A generator gives out {n} values." for n in range(20))
+    talk = (Message("user", "What is a generator?"), Message("assistant", "A function that yields [1]."))
+    first = (SYSTEM, *talk, Message("user", f"{passages} Question: Of what?"))
+    rewrite = (Message("system", "Rewrite the question."), Message("user", "Q: What is it? And of what?"))
+    second = (*first[:3], Message("user", "Of what?"), Message("assistant", "Of values."), Message("user", passages))
+    backend.generate(first, GREEDY)
+    rewritten = backend.generate(rewrite, GREEDY)
+    answer = backend.generate(second, GREEDY)
+    shared = shared_prefix([backend._template.encode(first), backend._template.encode(second)])
+    assert answer.reused_tokens == shared > backend.prompt_tokens(first[:2])
+    assert [rewritten.text, answer.text] == [alone(rewrite, GREEDY).text, alone(second, GREEDY).text]
+    assert backend.generate(rewrite, GREEDY).reused_tokens == rewritten.prompt_tokens - 1
+
+
+def test_an_older_prompt_is_kept_only_where_it_takes_little_memory(folder):
+    backend = exact(folder)
+    backend.weights()
+    backend._shape = replace(backend._shape, layers=10**9)
+    for messages in (CONVERSATIONS[1], (Message("user", "entirely different"),), CONVERSATIONS[1]):
+        last = backend.generate(messages, GREEDY)
+    assert last.reused_tokens < 10
+
+
 def test_a_stream_that_is_closed_stops_the_computation(folder, alone):
     backend = exact(folder)
     steps = []
@@ -484,10 +536,9 @@ def test_threads_do_not_touch_each_other(folder, alone):
     assert list(found.values()) == [expected] * 3
 
 
-def test_sliding_attention_is_off_within_its_reach_and_on_beyond(tmp_path, folder):
-    assert exact(folder).weights().config.sliding_window is None
-    short = save_small_model(tmp_path / "short", initializer_range=0.2, sliding_window=32)
-    backend = exact(short)
+def test_sliding_attention_is_off_within_its_reach_and_on_beyond(sliding, backend):
+    assert backend.weights().config.sliding_window is None
+    backend = exact(sliding)
     assert backend.weights().config.sliding_window == 32
     for messages in CONVERSATIONS:
         generation = backend.generate(messages, GREEDY)
@@ -496,7 +547,7 @@ def test_sliding_attention_is_off_within_its_reach_and_on_beyond(tmp_path, folde
     expected = [backend.generate(messages, GREEDY).text for messages in CONVERSATIONS]
     assert [each.text for each in backend.generate_many(CONVERSATIONS, GREEDY)] == expected
     with pytest.raises(ModelError, match="sliding attention, which a quantised key-value cache cannot serve"):
-        exact(short, kv_cache="8bit")
+        exact(sliding, kv_cache="8bit")
 
 
 @pytest.mark.parametrize("kv_cache", ["8bit", "4bit"])
@@ -510,6 +561,34 @@ def test_a_quantised_cache_answers_and_begins_the_same(folder, alone, kv_cache):
     together = quantised.generate_many(CONVERSATIONS, GREEDY)
     for generation, begins in zip([*one_by_one, *together], [*first, *first], strict=True):
         assert generation.text.startswith(begins)
+
+
+# ---- what an answer is -----------------------------------------------------------------------------------------------
+
+
+def test_reasoning_is_no_part_of_an_answer(save_chain):
+    """The chain cannot close it: no token may come twice. So the rest is by hand."""
+    backend = exact(save_chain("<think> So it may well be?"))
+    ask, sampling = (Message("user", "?"),), Sampling(60, 0, 1.0)
+    stream = backend.stream(ask, sampling)
+    with pytest.raises(AnswerError, match="wrote nothing but reasoning; raise max_answer_tokens"):
+        next(stream)
+    (error,) = backend.generate_many([ask], sampling)
+    assert isinstance(error, AnswerError)
+    assert backend.notices == (REASONING_LEFT_OUT,)
+    assert backend._answer(Generation("<think>hm</think>\nBlue.", 1, 6)) == Generation("Blue.", 1, 6)
+
+
+def test_an_answer_that_ends_at_once_is_an_error_of_its_own(folder):
+    """One of many: the others are answered."""
+    backend = exact(folder)
+    prompt = backend._template.encode(CONVERSATIONS[1])
+    backend._stops |= {tokens(backend, prompt, 1)[0]}
+    with pytest.raises(AnswerError, match="ended its answer without a word"):
+        backend.generate(CONVERSATIONS[1], PENALISED)
+    found = backend.generate_many(CONVERSATIONS, PENALISED)
+    assert isinstance(found[1], AnswerError)
+    assert any(not isinstance(each, AnswerError) for each in found)
 
 
 # ---- where an answer ends --------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Small models for the tests of the written reader: Zephyr's own tokenizer and template over random weights."""
+"""Small models for tests and measurements of the written reader: Zephyr's tokenizer and template, random weights."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ ZEPHYR_TEMPLATE = (
     "{% if loop.last and add_generation_prompt %}\n{{ '<|assistant|>' }}\n{% endif %}\n{% endfor %}"
 )
 
-ZEPHYR_SHAPE = {
+ZEPHYR_SHAPE: dict[str, Any] = {
     "vocab_size": 32_000, "hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 32,
     "num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 32_768, "sliding_window": 4096,
     "rope_theta": 10_000.0, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2, "tie_word_embeddings": False,
 }  # fmt: skip
-SMALL_SHAPE = {
+SMALL_SHAPE: dict[str, Any] = {
     **ZEPHYR_SHAPE,
     "hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4,
     "num_key_value_heads": 2,
@@ -48,7 +48,7 @@ def save_zephyr_tokenizer(folder: Path, *, template: str | None = ZEPHYR_TEMPLAT
     return folder
 
 
-def save_small_model(folder: Path, *, seed: int = 0, template: str | None = ZEPHYR_TEMPLATE, **shape: object) -> Path:
+def save_small_model(folder: Path, *, seed: int = 0, template: str | None = ZEPHYR_TEMPLATE, **shape: Any) -> Path:
     """A random Mistral with Zephyr's tokenizer, as a folder that loads like the real one."""
     import torch
     from transformers import MistralConfig, MistralForCausalLM
