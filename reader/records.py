@@ -19,7 +19,8 @@ AbstentionReason = Literal["evidence", "model", "verification"]
 class Citation:
     """A quote from a source, `quote == document.text[start:end]`. `marker` is the n of [n] in the answer.
 
-    `line` and `page` count from 1 (`page` is None in documents without pages); `heading` is outermost first.
+    `line`, `page` and `slide` count from 1; `page`, `slide`, `sheet` (a name) and `row` are None where a document has
+    none. `heading` is outermost first.
     """
 
     marker: int
@@ -32,6 +33,9 @@ class Citation:
     line: int
     page: int | None
     heading: tuple[str, ...] = ()
+    slide: int | None = None
+    sheet: str | None = None
+    row: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,11 +23,18 @@ MAX_DAMAGED_SHARE = 0.05  # of bytes that can be read in no encoding, in what is
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f-\x9f]")
 _CONTROL_BYTE = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
-# What a text in UTF-16 or 32 is made of: letters and marks of living scripts. Bytes that are something else, or in the
-# other order, spread over the unassigned, private, control and ancient rest of Unicode.
-_ORDINARY = re.compile(
-    "[\t\n\r -~\xa0-\u024f\u0300-\u052f\u0590-\u06ff\u0900-\u0e7f\u1e00-\u206f\u2190-\u21ff\u2500-\u25ff\u3000-\u30ff"
-    "\u4e00-\u9fff\uac00-\ud7a3\uff00-\uffef\U0001f300-\U0001faff]"
+# What a text in UTF-16 or 32 is made of: signs of all scripts, and one living script. Bytes that are something else, or
+# in the other order, spread over many, and over the unassigned, private and ancient rest of Unicode.
+_SIGNS = re.compile("[\t\n\r -~\xa0-\xbf\u2010-\u2044\u20a0-\u20bf\u2190-\u21ff\u2500-\u25ff]")
+_SCRIPTS = tuple(
+    re.compile(f"[{letters}]")
+    for letters in (
+        "\xc0-\u024f\u0300-\u036f\u1e00-\u1eff",  # Latin, beside that in ASCII
+        "\u0370-\u052f\u1f00-\u1fff",  # Greek and Cyrillic
+        "\u0590-\u06ff",  # Hebrew and Arabic
+        "\u0900-\u0e7f",  # of India, and Thai
+        "\u3000-\u30ff\u4e00-\u9fff\uac00-\ud7a3\uff00-\uffef",  # Chinese, Japanese, Korean
+    )
 )
 _ORDINARY_SHARE = 0.95
 _WHOLE_BYTES = 256
@@ -135,11 +142,14 @@ def _wide(data: bytes) -> Decoded | None:
     found = [_strict(data, name) for name in ("utf-32-le", "utf-32-be")] if len(data) % 4 == 0 else []
     orders = sorted((len(set(data[1 - first :: 2])), name) for first, name in enumerate(("utf-16-le", "utf-16-be")))
     found += [_strict(data, name) for _, name in orders]
-    return next((each for each in found if each and _is_ordinary(each.text[:SAMPLE])), None)
+    return next((each for each in found if each and _is_one_script(each.text[:SAMPLE])), None)
 
 
-def _is_ordinary(text: str) -> bool:
-    return len(_ORDINARY.findall(text)) >= _ORDINARY_SHARE * len(text)
+def _is_one_script(text: str) -> bool:
+    signs = len(_SIGNS.findall(text))
+    letters = [len(script.findall(text)) for script in _SCRIPTS]
+    letters[0] = min(letters[0], signs)  # Latin is mostly ASCII
+    return signs + max(letters) >= _ORDINARY_SHARE * len(text)
 
 
 def _detected(data: bytes) -> Decoded | None:
