@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from ingest.parse import Parsed
 from ingest.parse.text import MAX_TITLE_CHARS, decode
-from retrieval.errors import ParseError
 from retrieval.records import Span
 
 if TYPE_CHECKING:
