@@ -30,7 +30,9 @@ def relations(targets: Iterable[tuple[str, str]]) -> str:
         f'<Relationship Id="r{number}" Type="{kind if ":" in kind else f"{OFFICE}/{kind}"}" Target="{target}"/>'
         for number, (kind, target) in enumerate(targets, start=1)
     )
-    return f'<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships">{entries}</Relationships>'
+    return (
+        f'<Relationships xmlns="http://schemas.openxmlformats.org/package/2006/relationships">{entries}</Relationships>'
+    )
 
 
 def office(main: str, members: Mapping[str, str | bytes], *, title: str = "", author: str = "") -> bytes:
