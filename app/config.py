@@ -32,6 +32,8 @@ class Config:
     encoder: "" means the profile's own; pooling is mean, cls, pooler, or auto for what the model says of itself.
     candidates is how many chunks are looked at before the best `top_k` are kept; never fewer than top_k.
     chunk_tokens counts all the encoder reads; chunk_overlap is a share of it in [0, 0.5].
+    parse_seconds, parse_memory_mb (MiB) and parse_chars limit what parsing one file may cost; parse_workers 0 = one
+    for every two cores.
     threads 0 = all cores; min_evidence None = the reader's own threshold, else in [0, 1].
     sentences is how many the extractive reader may quote, 1 to 3.
     dictionary: words of unspaced scripts; synonyms: groups of words that mean the same; None = there is no such file.
@@ -62,6 +64,10 @@ class Config:
     chunk_overlap: float = 0.1
     heading_context: bool = True
     max_file_mb: float = 50.0
+    parse_seconds: float = 60.0
+    parse_memory_mb: int = 1024
+    parse_chars: int = 50_000_000
+    parse_workers: int = 0
     threads: int = 0
     min_evidence: float | None = None
     sentences: int = 2
@@ -210,6 +216,10 @@ SETTINGS: Mapping[str, Parse] = MappingProxyType(
         "chunk_overlap": _number(float, 0.0, 0.5),
         "heading_context": _switch,
         "max_file_mb": _number(float, 0.001, 10_000),
+        "parse_seconds": _number(float, 1.0, 86_400),
+        "parse_memory_mb": _number(int, 128, 1_000_000),
+        "parse_chars": _number(int, 1000, 1_000_000_000),
+        "parse_workers": _number(int, 0, 256),
         "threads": _number(int, 0, 1024),
         "min_evidence": _number(float, 0.0, 1.0),
         "sentences": _number(int, 1, 3),

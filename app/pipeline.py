@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -331,6 +332,7 @@ class Pipeline:
 
     def _settings(self) -> Settings:
         from ingest.build import Settings
+        from ingest.isolate import Limits
         from retrieval.encoder import encoder_spec
 
         config = self._config
@@ -345,6 +347,8 @@ class Pipeline:
             max_file_bytes=int(config.max_file_mb * 1_000_000),
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
             versions={name: found for name in _RECORDED if (found := _version(name))},
+            parsing=Limits(config.parse_seconds, config.parse_memory_mb << 20, config.parse_chars),
+            parse_workers=config.parse_workers or max(1, (os.cpu_count() or 1) // 2),
         )
 
     def _open_store(self) -> Store:

@@ -1,7 +1,8 @@
 """The ingest loop: find files, parse, chunk, encode what is new, store, publish. Knows every room it passes through.
 
-A file is skipped when its bytes are those of last time. What is encoded is committed every few texts, so that a killed
-run loses no more than those; what readers see changes once, at the end.
+A file is skipped when its bytes are those of last time. Files are parsed in other processes while texts are encoded in
+this one. What is encoded is committed every few texts, so that a killed run loses no more than those; what readers see
+changes once, at the end.
 """
 
 from __future__ import annotations
@@ -10,17 +11,21 @@ import hashlib
 import re
 import time
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from ingest.chunk import Chunker
 from ingest.discover import Discovery, FoundFile, discover, read_file
-from ingest.parse import parse
+from ingest.isolate import Limits, ParsingPool, Result
+from ingest.parse import Parsed
 from ingest.records import IngestReport, Progress, Report
 from retrieval.analyze import Analyzer
 from retrieval.dense import is_usable
@@ -39,13 +44,22 @@ _BATCH_TEXTS = 256
 _COMMIT_TEXTS = 64
 _SAMPLE_TOKENS = 40_000  # of the corpus, to fit the token codec on
 _ENOUGH_TOKENS = 5_000  # a codec is never fitted on less: see _common_text
+_REST = "(the rest)"  # stands for what is missing of a file of several documents
 _LAST_SECOND = 253_402_300_799  # of the year 9999: a file's time can be anything
 _LINE_END = re.compile(r"\r\n|[\n\r]")
 
 
+T = TypeVar("T")
+Place = tuple[str, str]
+"""(root, source) of a document, a file or a failure."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How to ingest; `created_at` and `versions` are recorded in a new index. `wait_seconds` for another writer."""
+    """How to ingest; `created_at` and `versions` are recorded in a new index. `wait_seconds` for another writer.
+
+    `parsing` limits what a file may cost; `parse_workers` processes parse side by side.
+    """
 
     encoder: EncoderSpec
     chunking: ChunkingSpec
@@ -53,6 +67,8 @@ class Settings:
     created_at: str
     versions: Mapping[str, str]
     wait_seconds: float = 5.0
+    parsing: Limits = field(default_factory=Limits)
+    parse_workers: int = 1
 
     def manifest(self) -> IndexManifest:
         """What a new index is built under."""
@@ -65,6 +81,7 @@ class _Tally:
 
     added: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)
+    outdated: list[Place] = field(default_factory=list)  # held by a file of several documents last time, and not now
     unchanged: int = 0
     failures: list[Failure] = field(default_factory=list)
     chunks: int = 0
@@ -111,8 +128,9 @@ def ingest(
             with (
                 one_blas_thread(),
                 store.writer(wait_seconds=settings.wait_seconds, manifest=manifest, analyzer=analyzer) as writer,
+                ParsingPool(workers=settings.parse_workers, limits=settings.parsing) as pool,
             ):
-                files = _Files(discovery, store, settings, tally, report, rebuild=rebuild)
+                files = _Files(discovery, store, settings, tally, report, pool=pool, rebuild=rebuild)
                 indexer = _Indexer(
                     store,
                     writer,
@@ -252,7 +270,10 @@ def _described(encoder: EncoderSpec) -> str:
 
 
 class _Files:
-    """Turns found files into documents, leaving out those whose bytes are in the index already."""
+    """Turns found files into documents, leaving out those whose bytes are in the index already.
+
+    A file may hold several documents (an archive, a mail with attachments): those inside have a source below its own.
+    """
 
     def __init__(
         self,
@@ -262,31 +283,35 @@ class _Files:
         tally: _Tally,
         report: Report,
         *,
+        pool: ParsingPool,
         rebuild: bool,
     ) -> None:
         self._files, self.roots, self._store = discovery.files, discovery.roots, store
-        self._settings, self._tally, self._report, self._rebuild = settings, tally, report, rebuild
-        self._stored = {root: store.hashes(root) for root in discovery.roots}
-        places = [(one.root, one.source) for one in discovery.files]
-        places += [(one.root, one.source) for one in discovery.failures]
-        for root, source in places:
-            if root not in discovery.roots:  # a file named by itself is looked for alone, however many its folder has
-                self._stored.setdefault(root, {}).update(store.hashes(root, source))
-        self._read_ones: dict[tuple[str, str], str] = {}  # (root, source) -> doc_id of what was read this time
-        self._done_bytes = self._waiting_bytes = 0
+        self._settings, self._tally, self._report, self._pool = settings, tally, report, pool
+        self._rebuild = rebuild
+        found = {(one.root, one.source) for one in discovery.files}
+        found |= {(one.root, one.source) for one in discovery.failures}
+        self._stored = {root: store.hashes(root) for root in {*discovery.roots, *(root for root, _ in found)}}
+        stored = ((root, source) for root, sources in self._stored.items() for source in sources)
+        self._parts = _by_file(found, ((place, place) for place in stored))
+        failed = (((one.root, one.source), one) for one in store.failures())
+        self._failed_parts = _by_file(found, ((place, one) for place, one in failed if place not in found))
+        self._read_ones: dict[Place, str] = {}  # (root, source) -> doc_id of what was read this time
+        self._done_bytes = self._waiting_bytes = 0.0
         self._total_bytes = sum(found.size for found in self._files)
         tally.failures = [self._with_kept(failure) for failure in tally.failures]
 
     def changed(self) -> Iterator[Document]:
-        """Documents that are new or have other bytes than last time, in order of discovery."""
-        for found in self._files:
+        """Documents of files that are new or have other bytes than last time, in order of discovery."""
+        for (found, content_hash), results in self._pool.parse_files(self._unread()):
+            documents = self._documents(found, content_hash, results)
+            if self._are_stored(documents):  # as far as a file could be read that is tried again every time
+                self._tally.unchanged += len(documents)
+                documents = []
+            self._done_bytes += found.size if not documents else 0
             self.encoding(0.0)
-            document = self._read(found)
-            self._read_ones[found.root, found.source] = document_id(found.root, found.source)
-            if document is None:
-                self._done_bytes += found.size
-            else:
-                self._waiting_bytes += found.size
+            for document in documents:
+                self._waiting_bytes += found.size / len(documents)
                 yield document
         self.encoding(0.0)
 
@@ -299,10 +324,17 @@ class _Files:
             if row.doc_id not in anew | left_out and (document := self._store.document(row.doc_id)):
                 yield document
 
+    def sample(self) -> Iterator[Document]:
+        """Documents from all over the files, in an order that stays the same when their folder is moved."""
+        for (found, _), results in self._pool.parse_files(self._scattered()):
+            for name, result in results:
+                if isinstance(result, Parsed):  # what fails is reported when its turn comes
+                    yield _document(found, _inside(found, name), result)
+
     def encoding(self, share: float) -> None:
         """Report progress: what waits to be encoded has been, by a share in [0, 1]."""
         done = self._done_bytes + share * self._waiting_bytes
-        self._report(Progress("reading and encoding", int(done) // 1000, self._total_bytes // 1000, "kB"))
+        self._report(Progress("reading and encoding", round(done) // 1000, self._total_bytes // 1000, "kB"))
 
     def indexed(self, documents: Iterable[Document]) -> None:
         """Take note of what was staged."""
@@ -316,35 +348,25 @@ class _Files:
         self._waiting_bytes = 0
         self.encoding(0.0)
 
-    def sample(self) -> Iterator[Document]:
-        """Documents from all over the files, in an order that stays the same when their folder is moved."""
-        for found in sorted(self._files, key=lambda one: (document_id("", one.source), one.root)):
-            try:
-                data = read_file(found, self._settings.max_file_bytes)
-                yield _document(found, data, hashlib.sha256(data).hexdigest())
-            except ParseError:
-                continue  # reported when its turn comes
-
     def gone(self) -> list[tuple[str, str, str]]:
         """(root, source, doc_id) of documents in the index whose files are no longer among those of their root.
 
         What could not be read, and what lies in a folder that could not, is not called gone.
         """
-        there = {(found.root, found.source) for found in self._files}
-        failed = self._failed()
+        there = {(found.root, found.source) for found in self._files} | self._failed()
         return [
             (root, source, doc_id)
             for root in self.roots
             for source, (doc_id, _) in sorted(self._stored[root].items())
-            if (root, source) not in there and not any((root, above) in failed for above in _with_parents(source))
+            if not any((root, above) in there for above in _with_parents(source))
         ]
 
     def superseded(self) -> list[str]:
-        """Documents of files that this run has read under another root: a file is in the index once."""
+        """Documents that files no longer hold, or that this run has read under another root: each is there once."""
         if self._tally.interrupted:
             return []
         roots = set(self._store.document_roots())
-        return [
+        return [self._stored[root][source][0] for root, source in self._tally.outdated] + [
             doc_id
             for root, source in sorted(self._read_ones.keys() - self._failed())
             for other, its_source in _places(f"{root}/{source}")
@@ -365,34 +387,95 @@ class _Files:
             after |= {failure for failure in before if (failure.root, failure.source) not in places}
         return before, after
 
-    def places(self) -> set[tuple[str, str]]:
+    def places(self) -> set[Place]:
         """(root, source) of all that this run has met, its roots as entries of their folders included."""
-        return {*self._read_ones, *self._failed(), *(_split(root) for root in self.roots)}
+        read = self._read_ones.keys()
+        parts = ((one.root, one.source) for file in read for one in self._failed_parts[file])
+        return {*read, *parts, *self._failed(), *(_split(root) for root in self.roots)}
 
-    def _failed(self) -> set[tuple[str, str]]:
+    def _failed(self) -> set[Place]:
         return {(failure.root, failure.source) for failure in self._tally.failures}
 
-    def _read(self, found: FoundFile) -> Document | None:
-        _, known_hash = self._stored[found.root].get(found.source, ("", ""))
-        try:
-            data = read_file(found, self._settings.max_file_bytes)
+    def _unread(self) -> Iterator[tuple[tuple[FoundFile, str], str, bytes]]:
+        """Files to parse, with their content hash, name and bytes."""
+        for found in self._files:
+            self.encoding(0.0)
+            try:
+                data = read_file(found, self._settings.max_file_bytes)
+            except ParseError as error:
+                self._note_read([(found.root, found.source)])
+                self._fail(found.root, found.source, error)
+                self._done_bytes += found.size
+                continue
             content_hash = hashlib.sha256(data).hexdigest()
-            if content_hash == known_hash and not self._rebuild:
-                self._tally.unchanged += 1
-                return None
-            return _document(found, data, content_hash)
-        except ParseError as error:
-            failure = Failure(found.root, found.source, error.reason, error.advice)
-            self._tally.failures.append(self._with_kept(failure))
-            return None
+            if self._is_known(found, content_hash) and not self._rebuild:
+                self._leave(found)
+            else:
+                yield (found, content_hash), found.path.name, data
+
+    def _scattered(self) -> Iterator[tuple[tuple[FoundFile, str], str, bytes]]:
+        for found in sorted(self._files, key=lambda one: (document_id("", one.source), one.root)):
+            with suppress(ParseError):
+                data = read_file(found, self._settings.max_file_bytes)
+                yield (found, ""), found.path.name, data
+
+    def _is_known(self, found: FoundFile, content_hash: str) -> bool:
+        """Whether a run has taken the file with these very bytes to its end."""
+        failed = {one.source for one in self._failed_parts[found.root, found.source]}  # if stored, an earlier version
+        parts = [source for _, source in self._parts[found.root, found.source] if source not in failed]
+        hashes = {self._stored[found.root][source][1] for source in parts}
+        return content_hash in hashes and _inside(found, _REST) not in failed
+
+    def _leave(self, found: FoundFile) -> None:
+        """Take note that the index has a file already."""
+        parts = self._parts[found.root, found.source]
+        self._note_read([(found.root, found.source), *parts])
+        self._tally.unchanged += len(parts)
+        self._tally.failures += self._failed_parts[found.root, found.source]
+        self._done_bytes += found.size
+
+    def _documents(self, found: FoundFile, content_hash: str, results: Sequence[Result]) -> list[Document]:
+        """What a file holds; what could not be read of it becomes failures.
+
+        Of several documents only the last has the content hash, and none when some are missing: until a run has come to
+        the end of the file, the next one reads it again.
+        """
+        *before, (name, end) = results
+        is_whole = name != "" or isinstance(end, Parsed)
+        if before and not is_whole:
+            results = [*before, (_REST, end)]
+        places = [(found.root, _inside(found, name)) for name, _ in results]
+        self._note_read([(found.root, found.source), *places])
+        documents = []
+        for (root, source), (_, result) in zip(places, results, strict=True):
+            if isinstance(result, Parsed):
+                documents.append(_document(found, source, result))
+            else:
+                self._fail(root, source, result)
+        if is_whole and documents:
+            documents[-1] = replace(documents[-1], content_hash=content_hash)
+            parts = self._parts[found.root, found.source]
+            self._tally.outdated += sorted({*parts}.difference(places))
+        return documents
+
+    def _are_stored(self, documents: Sequence[Document]) -> bool:
+        return not self._rebuild and all(self._store.document(one.doc_id) == one for one in documents)
+
+    def _note_read(self, places: Iterable[Place]) -> None:
+        self._read_ones.update({place: document_id(*place) for place in places})
+
+    def _fail(self, root: str, source: str, error: ParseError) -> None:
+        self._tally.failures.append(self._with_kept(Failure(root, source, error.reason, error.advice)))
 
     def _with_kept(self, failure: Failure) -> Failure:
         """Say what becomes of the earlier version of a file, or of the documents of a root, that cannot be read."""
         stored = self._stored.get(failure.root, {})
+        parts = self._parts[failure.root, failure.source]
         if failure.source in stored:
             return replace(failure, reason=f"{failure.reason} (the version ingested before is kept)")
-        if failure.source == "." and stored:
-            return replace(failure, reason=f"{failure.reason} (documents ingested before are kept: {len(stored):,})")
+        if parts or (failure.source == "." and stored):
+            count = len(parts or stored)
+            return replace(failure, reason=f"{failure.reason} (documents ingested before are kept: {count:,})")
         return failure
 
 
@@ -443,7 +526,7 @@ class _Indexer:
         staged = []
         for document, chunks, keys in split:
             if not all(key in ids for key in keys):
-                continue
+                break  # not even one that is complete: of a file of several documents the last stands for all
             self._writer.stage(document, chunks, [ids[key] for key in keys], _lines(document.text, chunks))
             self._forget(tools, document.doc_id)
             tools.count(document, chunks, sign=1)
@@ -578,6 +661,21 @@ def _is_folder(root: str) -> bool:
     return root.startswith("/")
 
 
+def _by_file(files: set[Place], below: Iterable[tuple[Place, T]]) -> defaultdict[Place, list[T]]:
+    """Group by the file that a place is, or is inside of; what belongs to none of the files is left out."""
+    found: defaultdict[Place, list[T]] = defaultdict(list)
+    for (root, source), value in below:
+        for above in _with_parents(source)[1:]:
+            if (root, above) in files:
+                found[root, above].append(value)
+    return found
+
+
+def _inside(found: FoundFile, name: str) -> str:
+    """The source of a document in a file; the file itself has no name in it."""
+    return f"{found.source}/{name}" if name else found.source
+
+
 def _split(path: str) -> tuple[str, str]:
     """The folder that holds a folder, and its name there."""
     parent, _, name = path.rpartition("/")
@@ -623,18 +721,16 @@ def _common_text() -> Iterator[Document]:
         yield Document(name, "/", name, "text/plain", name, text[:2000])
 
 
-def _document(found: FoundFile, data: bytes, content_hash: str) -> Document:
-    parsed = parse(found.path, data)
+def _document(found: FoundFile, source: str, parsed: Parsed) -> Document:
     modified = datetime.fromtimestamp(min(max(found.modified, 0), _LAST_SECOND), UTC).isoformat(timespec="seconds")
     return Document(
-        doc_id=document_id(found.root, found.source),
+        doc_id=document_id(found.root, source),
         root=found.root,
-        source=found.source,
+        source=source,
         media_type=parsed.media_type,
         title=parsed.title,
         text=parsed.text,
         spans=parsed.spans,
-        content_hash=content_hash,
         metadata={"modified": modified, **parsed.metadata},
     )
 
@@ -647,12 +743,13 @@ def _lines(text: str, chunks: Sequence[Chunk]) -> list[int]:
 
 
 def _report(tally: _Tally, discovery: Discovery, *, gone: Sequence[str], prune: bool, seconds: float) -> IngestReport:
+    outdated = [] if tally.interrupted else [source for _, source in tally.outdated]
     return IngestReport(
         added=tuple(tally.added),
         changed=tuple(tally.changed),
         unchanged=tally.unchanged,
         missing=() if prune else tuple(gone),
-        pruned=tuple(gone) if prune else (),
+        pruned=(*outdated, *(gone if prune else ())),
         failures=tuple(tally.failures),
         skipped=discovery.skipped,
         chunks=tally.chunks,

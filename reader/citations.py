@@ -189,6 +189,9 @@ def cite(marker: int, document: Document, hit: Hit, span: tuple[int, int]) -> Ci
         line=document.line_at(first),
         page=document.page_at(first),
         heading=document.heading_at(first),
+        slide=document.slide_at(first),
+        sheet=document.sheet_at(first),
+        row=document.row_at(first),
     )
 
 

@@ -23,7 +23,8 @@ LEAST_SUPPORT = 0.2
 class Citation:
     """A quote from a source, `quote == document.text[start:end]`. `marker` is the n of [n] in the answer.
 
-    `line` and `page` count from 1 (`page` is None in documents without pages); `heading` is outermost first.
+    `line`, `page` and `slide` count from 1; `page`, `slide`, `sheet` (a name) and `row` are None where a document has
+    none. `heading` is outermost first.
     """
 
     marker: int
@@ -36,6 +37,9 @@ class Citation:
     line: int
     page: int | None
     heading: tuple[str, ...] = ()
+    slide: int | None = None
+    sheet: str | None = None
+    row: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

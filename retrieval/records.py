@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from retrieval.synonyms import Expansion
 
-SpanKind = Literal["heading", "page", "cell", "code", "table"]
+SpanKind = Literal["heading", "page", "cell", "code", "table", "slide", "sheet", "row"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,8 @@ class Span:
     heading: the heading line with its markup; `number` is the level (1 = top), `label` the bare title.
     page, cell: `number` counts from 1. Pages and cells are ordered and do not overlap.
     code, table: a block to keep whole when it fits, with its fences or rules.
+    slide: `number` counts from 1, `label` is its title. sheet: the same, with its name. row: `number` is what the
+    program that made the table shows beside it.
     """
 
     kind: SpanKind
@@ -54,6 +56,21 @@ class Document:
     def page_at(self, position: int) -> int | None:
         """The page that holds a character, counted from 1; None in a document without pages."""
         return number_at(self.spans, "page", position)
+
+    def slide_at(self, position: int) -> int | None:
+        """The slide that holds a character; None in a document without slides."""
+        return number_at(self.spans, "slide", position)
+
+    def sheet_at(self, position: int) -> str | None:
+        """The name of the sheet that holds a character; None in a document without sheets."""
+        return next((span.label for span in self._at("sheet", position)), None)
+
+    def row_at(self, position: int) -> int | None:
+        """The row that holds a character; None outside of tables that number theirs."""
+        return next((span.number for span in self._at("row", position)), None)
+
+    def _at(self, kind: SpanKind, position: int) -> Iterator[Span]:
+        return (span for span in self.spans if span.kind == kind and span.start <= position < span.end)
 
     def heading_at(self, position: int) -> tuple[str, ...]:
         """Titles of the headings above a character, outermost first, its own heading line included."""

@@ -294,7 +294,7 @@ def _print_citation(
 
     from app.cli.text import marked
 
-    where, heading = place(citation.source, citation.line, citation.page, citation.heading)
+    where, heading = place(citation.source, citation.line, citation.page, citation.heading, within=_within(citation))
     marks = [
         (match.start - citation.start, match.end - citation.start)
         for match in matches
@@ -312,6 +312,13 @@ def _print_citation(
     else:
         for line in quote.split("\n"):
             console.print("    ", line, sep="", soft_wrap=True)
+
+
+def _within(citation: Citation) -> str:
+    """` slide 3`, ` sheet "Costs" row 12`: where in a document that has neither pages nor lines of its own."""
+    parts = [f" slide {citation.slide}"] if citation.slide is not None else []
+    parts += [f' sheet "{visible(citation.sheet)}"'] if citation.sheet is not None else []
+    return "".join([*parts, *([f" row {citation.row}"] if citation.row is not None else [])])
 
 
 def _print_matches(answer: Answer, console: Console) -> None:

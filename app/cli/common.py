@@ -253,10 +253,13 @@ def table(*columns: str, numbers: tuple[str, ...] = ()) -> Table:
     return made
 
 
-def place(source: str, line: int, page: int | None, heading: tuple[str, ...]) -> tuple[str, str]:
-    """`file.md:42` (and the page, where there are pages) and `  Heading > Sub` or nothing, both safe to show."""
+def place(source: str, line: int, page: int | None, heading: tuple[str, ...], *, within: str = "") -> tuple[str, str]:
+    """`file.md:42` (and the page, where there are pages) and `  Heading > Sub` or nothing, both safe to show.
+
+    within: what stands for the line in a document whose lines nobody sees.
+    """
     from app.cli.text import visible
 
-    where = f"{visible(source)}:{line}" + ("" if page is None else f" page {page}")
+    where = visible(source) + (within or f":{line}") + ("" if page is None else f" page {page}")
     path = " > ".join(visible(title) for title in heading)
     return where, f"  {path}" if path else ""

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 
 from ingest.parse import Parsed
 from ingest.parse.text import MAX_TITLE_CHARS, decode
-from retrieval.errors import ParseError
 from retrieval.records import Span
 
 if TYPE_CHECKING:
@@ -56,14 +55,13 @@ _CROWDED_TAG = re.compile(rf"<[A-Za-z](?:[^<>\s]*+\s++){{{MAX_ATTRIBUTES}}}")
 # They add nothing to the text, so they become plain spans.
 _FORMATTING = re.compile(r"<(/?)(?:a|b|big|code|em|font|i|nobr|s|small|strike|strong|tt|u)(?=[\s/>])", re.IGNORECASE)
 _HIDING_STYLE = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden|font-size\s*:\s*0(?![.\d])", re.IGNORECASE)
-_CHARSET = re.compile(rb"""<meta[^>]{0,200}charset\s*=\s*["']?\s*([\w.:-]{1,40})""", re.IGNORECASE)
 
 
 def parse(data: bytes, suffix: str) -> Parsed:  # noqa: ARG001  (every parser has the same door)
     """Read an HTML page. Bytes that are UTF-8 are accepted whatever encoding the page declares."""
     from selectolax.lexbor import LexborHTMLParser
 
-    markup = _decode(data)
+    markup = decode(data).removeprefix("\ufeff")
     metadata: dict[str, object] = {}
     markup = _FORMATTING.sub(r"<\1span", markup)
     if _depth(markup) > MAX_DEPTH or _CROWDED_TAG.search(markup):
@@ -83,17 +81,6 @@ def parse(data: bytes, suffix: str) -> Parsed:  # noqa: ARG001  (every parser ha
     title = _collapse(named.text()).strip()[:MAX_TITLE_CHARS] if named is not None else ""
     first = next((span.label for span in spans if span.kind == "heading" and span.number == 1), "")
     return Parsed(writer.text(), title or first, spans, "text/html", metadata)
-
-
-def _decode(data: bytes) -> str:
-    try:
-        return decode(data).removeprefix("\ufeff")
-    except ParseError as error:
-        declared = _CHARSET.search(data, 0, 2048)
-        if declared is None:
-            raise
-        name = declared[1].decode("ascii", "replace")
-        raise ParseError(f"{error.reason} (it declares {name})", advice=error.advice) from error
 
 
 def _depth(markup: str) -> int:

@@ -1,51 +1,122 @@
 r"""Read the text layer of a PDF, page by page, with PDFium. Recognises no characters in pictures (no OCR).
 
-PDFium may not be used by two threads at once, hence the lock.
+Lines keep the order in which the file draws them, which is how they were written; only what stands below another part
+of its column and was drawn before it goes after it (page numbers, titles drawn last). A gap between lines is a blank
+line. Words cut at the end of a line are joined. Running heads and feet stay where they first appear and are dropped
+after that, and counted. PDFium may not be used by two threads at once, hence the lock.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from contextlib import closing
+from ctypes import byref, c_double
+from itertools import pairwise, product
+from statistics import median
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ingest.parse import Parsed
+from ingest.parse.package import check_length
 from ingest.parse.text import MAX_TITLE_CHARS, TextBuilder, no_surrogates
 from retrieval.errors import ParseError
 from retrieval.records import Span
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
     from pypdfium2 import PdfDocument
 
 MAX_PAGES = 20_000
-MAX_CHARS = 50_000_000  # a page that draws its text again and again can be far larger than its file
+MAX_PAGE_CHARS = 5_000_000
+MAX_RUNS = 100  # of lines on a page; beyond, they stay in the order of the file: ordering takes their square
+EDGE = 0.2  # of a page, at its top and at its bottom, where running heads and feet stand
+EDGE_LINES = 3  # of each edge
+MAX_RUNNING_CHARS = 120  # of one of them
+MIN_REPEATS = 3  # pages on which a line is a running one
+PARAGRAPH_GAP = 1.35  # times the usual distance of lines
+
+_Box = tuple[float, float, float, float]  # left, bottom, right, top
 
 _LOCK = Lock()
-_NOISE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]")
+_NOISE = re.compile("[\x00-\x08\x0b-\x1f\x7f\ufffe\uffff]")
+_SENTENCE_ENDS = (".", "!", "?", ":", "。", "！", "？", "：")
+_HYPHEN = 2  # how PDFium writes a hyphen that cuts a word at the end of a line
+_BLANKS = {0, _HYPHEN, 10, 13, 32, 160}  # which have no box
+_CUT = re.compile(r"([^\W_]+(?:-[^\W_]+)*)\x02([^\W_]*)")
+_SOFT_CUT = re.compile(r"(?<=\w)\u00ad\s*\n(?=\w)")
+_WORD = re.compile(r"[^\W_]+(?:-[^\W_]+)*")
+_NUMBER = re.compile(r"\d{1,6}", re.ASCII)
+_MADE_UP_TITLE = re.compile(
+    r"(?:Microsoft (?:Word|PowerPoint|Excel) - .*|untitled|.*\.(?:docx?|dvi|indd|qxd|pdf))", re.IGNORECASE
+)
+_DATE = re.compile(r"D:(\d{4})(\d{2})?(\d{2})?")
+
+
+class _Line(NamedTuple):
+    """A line as the file draws it, with its box in points, y upwards; `way` in degrees: 90 reads up, 270 down."""
+
+    text: str
+    left: float
+    bottom: float
+    right: float
+    top: float
+    base: float
+    way: int = 0
+
+    def overlaps(self, other: _Line) -> bool:
+        """Whether both share a good part of their columns."""
+        shared = min(self.right, other.right) - max(self.left, other.left)
+        return shared > 0.1 * min(self.right - self.left, other.right - other.left)
+
+    def is_above(self, other: _Line) -> bool:
+        """Whether it ends before the other begins, in the same column."""
+        return self.bottom >= other.top - 1 and self.overlaps(other)
+
+
+class _Page(NamedTuple):
+    """Lines of a page in reading order, and the heights between which its middle lies."""
+
+    lines: list[_Line]
+    low: float
+    high: float
 
 
 def parse(data: bytes, suffix: str) -> Parsed:  # noqa: ARG001  (every parser has the same door)
-    """Read a PDF; metadata: `pages`, and `pages_failed` (numbers from 1) when some could not be read."""
+    """Read a PDF; metadata: `pages`, `author`, `created`, `modified`.
+
+    Also, where there are any: `pages_failed` (numbers from 1), `repeated_lines` (running heads and feet that were
+    dropped) and `characters_off_page`.
+    """
     with _LOCK, closing(_open(data)) as document:
         count = len(document)
         if count > MAX_PAGES:
             raise ParseError(f"{count} pages, more than the {MAX_PAGES} allowed", advice="split the PDF")
-        builder = TextBuilder()
-        failed: list[int] = []
-        spans = [_page(document, number, builder, failed) for number in range(1, count + 1)]
+        reader = _Reader()
+        pages = [reader.page(document, number) for number in range(1, count + 1)]
         title = _cleaned(document.get_metadata_value("Title"))[:MAX_TITLE_CHARS]
-    if len(failed) == count:
+        properties = _properties(document)
+    if len(reader.failed) == count:
         raise ParseError(f"none of its {count} pages can be read", advice=_SAVE_AGAIN)
-    text = builder.text()
-    if not text.strip():
+    repeated = _repeated(pages)
+    texts = [_text(page, repeated.get(index, ())) for index, page in enumerate(pages)]
+    joined = _joiner(texts)
+    builder = TextBuilder()
+    spans = []
+    for number, text in enumerate(texts, start=1):
+        start = builder.add(_cleaned(joined(text)))
+        check_length(builder)
+        spans.append(Span("page", start, builder.length, number))
+    if not builder.text().strip():
         raise ParseError(
             f"no text layer in its {count} pages (scanned?)", advice="run OCR on it first, for example: ocrmypdf IN OUT"
         )
-    metadata: dict[str, object] = {"pages": count}
-    if failed:
-        metadata["pages_failed"] = failed
-    return Parsed(text, title, tuple(spans), "application/pdf", metadata)
+    dropped = sum(map(len, repeated.values()))
+    facts = {"pages_failed": reader.failed, "repeated_lines": dropped, "characters_off_page": reader.off_page}
+    metadata = {"pages": count, **properties, **{key: value for key, value in facts.items() if value}}
+    title = "" if _MADE_UP_TITLE.fullmatch(title) else title
+    return Parsed(builder.text(), title, tuple(spans), "application/pdf", metadata)
 
 
 _SAVE_AGAIN = "the file seems damaged: open it in a PDF viewer and print or save it as a new PDF"
@@ -64,20 +135,221 @@ def _open(data: bytes) -> PdfDocument:
         raise ParseError(f"damaged PDF: {error}", advice=_SAVE_AGAIN) from error
 
 
-def _page(document: PdfDocument, number: int, builder: TextBuilder, failed: list[int]) -> Span:
-    """Append one page; a page that cannot be read is an empty span and is noted."""
-    from pypdfium2 import PdfiumError
+def _properties(document: PdfDocument) -> dict[str, object]:
+    found: dict[str, object] = {}
+    if author := _cleaned(document.get_metadata_value("Author"))[:MAX_TITLE_CHARS]:
+        found["author"] = author
+    for key, name in (("created", "CreationDate"), ("modified", "ModDate")):
+        if date := _DATE.match(document.get_metadata_value(name)):
+            found[key] = "-".join(filter(None, date.groups()))
+    return found
 
-    text = ""
-    try:
-        with closing(document[number - 1]) as page, closing(page.get_textpage()) as textpage:
-            text = _cleaned(textpage.get_text_bounded(errors="replace"))
-    except PdfiumError:
-        failed.append(number)
-    start = builder.add(text)
-    if builder.length > MAX_CHARS:
-        raise ParseError(f"more than {MAX_CHARS} characters by page {number}", advice="split the PDF")
-    return Span("page", start, builder.length, number)
+
+# ---- pages into lines ------------------------------------------------------------------------------------------------
+
+
+class _Reader:
+    """Reads pages and notes what is wrong with them."""
+
+    def __init__(self) -> None:
+        self.failed: list[int] = []
+        self.off_page = 0
+        self._chars = 0
+
+    def page(self, document: PdfDocument, number: int) -> _Page:
+        """The lines of a page in reading order; a page that cannot be read is empty, and noted."""
+        from pypdfium2 import PdfiumError
+
+        try:
+            with closing(document[number - 1]) as page, closing(page.get_textpage()) as textpage:
+                shown = page.get_bbox()
+                lines = [*self._lines(textpage, shown)]
+                # What counts is how the text runs, not how the page is shown: a table may lie on its side.
+                way = Counter(line.way for line in lines).most_common(1)[0][0] if lines else 0
+                turn = 180 if page.get_rotation() == 180 and not way else way
+        except PdfiumError:
+            self.failed.append(number)
+            return _Page([], 0, 0)
+        _, low, _, high = _turned(shown, turn)
+        edge = EDGE * (high - low)
+        return _Page(_in_reading_order([_upright(line, turn) for line in lines]), low + edge, high - edge)
+
+    def _lines(self, textpage: Any, shown: _Box) -> Iterator[_Line]:
+        """The lines in the order of the file, without the characters that lie off the part of the page shown."""
+        from pypdfium2.raw import FPDFText_GetUnicode
+
+        count = textpage.count_chars()
+        self._chars += count
+        if count > MAX_PAGE_CHARS or self._chars > 10 * MAX_PAGE_CHARS:
+            raise ParseError(f"{count:,} characters on a page, {self._chars:,} by then", advice="split the PDF")
+        codes = [FPDFText_GetUnicode(textpage, index) for index in range(count)]
+        for first, end in pairwise([0, *_line_ends(codes), count]):
+            inked = [index for index in range(first, end) if codes[index] not in _BLANKS]
+            if not all(_is_inside(textpage.get_charbox(index), shown) for index in {*inked[:1], *inked[-1:]}):
+                kept = [index for index in inked if _is_inside(textpage.get_charbox(index), shown)]
+                self.off_page += len(inked) - len(kept)
+                inked = kept
+                first, end = (kept[0], kept[-1] + 1) if kept else (0, 0)  # noqa: PLW2901  (what is left of the line)
+            if inked:
+                text = "".join(chr(code) if code < 0x110000 else "\ufffd" for code in codes[first:end])
+                text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")  # it gives pairs singly
+                yield _boxed(textpage, text.strip(), inked[0], inked[-1])
+
+
+def _is_inside(box: _Box, shown: _Box) -> bool:
+    return box[0] < shown[2] and box[2] > shown[0] and box[1] < shown[3] and box[3] > shown[1]
+
+
+def _line_ends(codes: list[int]) -> Iterator[int]:
+    """Where lines end: after line feeds, and after a hyphen that cuts a word, for which PDFium puts no line feed."""
+    return (index + 1 for index, code in enumerate(codes) if code in {10, 13, _HYPHEN})
+
+
+def _boxed(textpage: Any, text: str, first: int, last: int) -> _Line:
+    from pypdfium2.raw import FPDFText_GetCharOrigin
+
+    begin, end = textpage.get_charbox(first), textpage.get_charbox(last)
+    left, bottom, right, top = (
+        min(begin[0], end[0]),
+        min(begin[1], end[1]),
+        max(begin[2], end[2]),
+        max(begin[3], end[3]),
+    )
+    x, y = c_double(), c_double()
+    FPDFText_GetCharOrigin(textpage, first, byref(x), byref(y))
+    way = (90 if end[1] > begin[1] else 270) if top - bottom > right - left and len(text) > 2 else 0
+    return _Line(text, left, bottom, right, top, y.value if not way else x.value, way)
+
+
+def _upright(line: _Line, turn: int) -> _Line:
+    """The line on a page that was turned until most of its text reads from left to right."""
+    left, bottom, right, top = _turned((line.left, line.bottom, line.right, line.top), turn)
+    base = {90: -line.base, 180: -line.base}.get(turn, line.base) if line.way in {turn, turn % 180} else bottom
+    return _Line(line.text, left, bottom, right, top, base, (line.way - turn) % 180)
+
+
+def _turned(box: _Box, turn: int) -> _Box:
+    """A box on a page that is turned clockwise by so many degrees."""
+    left, bottom, right, top = box
+    if turn == 90:
+        return bottom, -right, top, -left
+    if turn == 180:
+        return -right, -top, -left, -bottom
+    return (-top, left, -bottom, right) if turn == 270 else (left, bottom, right, top)
+
+
+def _in_reading_order(lines: list[_Line]) -> list[_Line]:
+    """Runs of lines in the order of the file, but none before a run that stands above it in the same column."""
+    runs: list[list[_Line]] = []
+    for line in lines:
+        if runs and runs[-1][-1].is_above(line):
+            runs[-1].append(line)
+        else:
+            runs.append([line])
+    if len(runs) > MAX_RUNS:
+        return lines
+    boxes = [_Line("", *_around(run), 0) for run in runs]
+    waiting = [{index for index, box in enumerate(boxes) if box.is_above(one) and box is not one} for one in boxes]
+    left = dict.fromkeys(range(len(runs)))
+    ordered: list[_Line] = []
+    while left:
+        chosen = next((index for index in left if not waiting[index] & left.keys()), next(iter(left)))
+        del left[chosen]
+        ordered += runs[chosen]
+    return ordered
+
+
+def _around(run: list[_Line]) -> _Box:
+    return (
+        min(line.left for line in run), min(line.bottom for line in run),
+        max(line.right for line in run), max(line.top for line in run),
+    )  # fmt: skip
+
+
+# ---- running heads and feet ------------------------------------------------------------------------------------------
+
+
+def _repeated(pages: list[_Page]) -> dict[int, set[int]]:
+    """Index of a page -> indices of its lines that repeat one on an earlier page, but for the number of the page."""
+    where: dict[tuple[object, ...], list[tuple[int, int]]] = {}
+    for index, page in enumerate(pages):
+        for position in filter(lambda position: len(page.lines[position].text) <= MAX_RUNNING_CHARS, _edge_lines(page)):
+            for key in _readings(page.lines[position].text, index):
+                where.setdefault((page.lines[position].base < page.low, *key), []).append((index, position))
+    repeated: dict[int, set[int]] = {}
+    for places in where.values():
+        if len({index for index, _ in places}) >= MIN_REPEATS:
+            for index, position in places:
+                if index != places[0][0] or not any(map(str.isalpha, pages[index].lines[position].text)):
+                    repeated.setdefault(index, set()).add(position)
+    return {index: found for index, found in repeated.items() if len(found) < len(pages[index].lines)}
+
+
+def _edge_lines(page: _Page) -> Iterable[int]:
+    by_height = sorted(range(len(page.lines)), key=lambda position: page.lines[position].base)
+    low = [position for position in by_height[:EDGE_LINES] if page.lines[position].base < page.low]
+    high = [position for position in by_height[-EDGE_LINES:] if page.lines[position].base > page.high]
+    return {*low, *high}
+
+
+def _readings(text: str, page: int) -> Iterator[tuple[object, ...]]:
+    """What a line may have in common with those of other pages: each number in it is fixed, or counts the pages."""
+    words = tuple(" ".join(text.split()).split(" "))
+    pieces = _NUMBER.split(" ".join(words))
+    numbers = [int(number) for number in _NUMBER.findall(" ".join(words))]
+    if len(numbers) > 3:
+        numbers, pieces = [], [" ".join(words)]
+    for counted in product((False, True), repeat=len(numbers)):
+        shown = tuple(number - page if counts else number for number, counts in zip(numbers, counted, strict=True))
+        yield (*pieces, counted, shown)
+
+
+# ---- lines into text -------------------------------------------------------------------------------------------------
+
+
+def _text(page: _Page, repeated: Iterable[int]) -> str:
+    """The lines of a page, with a blank line where a paragraph ends."""
+    dropped = set(repeated)
+    lines = [line for position, line in enumerate(page.lines) if position not in dropped]
+    steps = [above.base - below.base for above, below in pairwise(lines) if above.is_above(below)]
+    usual = median(steps) if steps else 0
+    pieces = [line.text for line in lines[:1]]
+    for above, below in pairwise(lines):
+        pieces += [_between(above, below, usual), below.text]
+    return "".join(pieces)
+
+
+def _between(above: _Line, below: _Line, usual: float) -> str:
+    """What stands between two lines: nothing or a space in one broken by an index, a line end, or a blank line."""
+    if above.text.endswith("\x02"):
+        return ""
+    if above.way or below.way:
+        return "\n\n" if above.way != below.way else "\n"
+    height = min(above.top - above.bottom, below.top - below.bottom)
+    gap = below.left - above.right
+    if min(above.top, below.top) - max(above.bottom, below.bottom) > height / 2:  # side by side
+        return "\n" if gap > 3 * height or gap < -height else " " if gap > height / 4 else ""
+    if above.is_above(below):
+        return "\n" if above.base - below.base <= PARAGRAPH_GAP * usual else "\n\n"
+    return "\n\n" if above.text.endswith(_SENTENCE_ENDS) else "\n"  # in the next column
+
+
+def _joiner(texts: list[str]) -> Callable[[str], str]:
+    """A function that joins the words of a text that were cut at the end of a line.
+
+    Whether the hyphen belongs to the word, the document says: "well-known" stands elsewhere, or "important" does.
+    """
+    has_cuts = any("\x02" in text for text in texts)
+    known = Counter(word for text in texts for word in _WORD.findall(text.lower())) if has_cuts else Counter()
+
+    def join(cut: re.Match[str]) -> str:
+        first, second = cut.groups()
+        whole, hyphenated = f"{first}{second}", f"{first}-{second}"
+        is_compound = not second[:1].islower() or "-" in first
+        seen_whole, seen_hyphenated = known[whole.lower()], known[hyphenated.lower()]
+        return hyphenated if seen_hyphenated > seen_whole or (is_compound and not seen_whole) else whole
+
+    return lambda text: _SOFT_CUT.sub("", _CUT.sub(join, text))
 
 
 def _cleaned(text: str) -> str:

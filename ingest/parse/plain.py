@@ -1,10 +1,10 @@
-r"""Read reStructuredText and plain text: underlined headings, literal blocks, tables. Text is the file unchanged.
+r"""Read text that people write: reStructuredText, Org, AsciiDoc, LaTeX, subtitles, logs. Text is the file unchanged.
 
-A heading is an unindented line with a row of one punctuation mark below it (and perhaps above it), after a blank
-line; its level is the order in which its style first appears, as in reStructuredText. Without any, a short first line
-that is no sentence and stands alone is the title. A block indented below a paragraph that ends in a colon counts as a
-literal block (in plain text, "::" has already become ":"), unless it is a list. Knows no directive but the ones that
-hold code.
+Org, AsciiDoc and LaTeX mark their headings on the line itself. Elsewhere a heading is an unindented line with a row of
+one punctuation mark below it (and perhaps above it), after a blank line; its level is the order in which its style
+first appears, as in reStructuredText. Without any, a short first line that is no sentence and stands alone is the
+title. A block indented below a paragraph that ends in a colon counts as a literal block (in plain text, "::" has
+already become ":"), unless it is a list. Knows no directive but the ones that hold code.
 """
 
 from __future__ import annotations
@@ -30,6 +30,20 @@ _TABLE = re.compile(
 _GRID_ROWS = re.compile(r"(?:\n[ \t]*[+|][^\n]*)*")
 _BLANK_BELOW = re.compile(r"\n[ \t]*(?:\n|\Z)|\Z")
 _FIRST_LINE = re.compile(r"\ufeff?\s*+([^\r\n]{1,100})(?:\r\n|[\r\n])[ \t]*+(?:\r\n|[\r\n])\s*+\S")
+_STARS = re.compile(r"\n(?P<mark>\*{1,6})[ \t]+(?P<title>[^\n]*)")
+_EQUALS = re.compile(r"\n(?P<mark>={1,6})[ \t]+(?P<title>[^\n]*)")
+_COMMANDS = re.compile(
+    r"\n[ \t]*\\(?P<mark>title|part|chapter|(?:sub){0,2}section)\*?(?:\[[^\]\n]*\])?\{(?P<title>[^\n]*?)\}"
+    r"(?:[ \t]*\\label\{[^}\n]*\})?[ \t]*(?=\n|\Z)"
+)
+_MARKED = {".org": _STARS, ".adoc": _EQUALS, ".asciidoc": _EQUALS, ".tex": _COMMANDS, ".ltx": _COMMANDS}
+_TEX_LEVELS = {"title": 1, "part": 2, "chapter": 3, "section": 4, "subsection": 5, "subsubsection": 6}
+_TITLELESS = frozenset((".rst", ".log", ".srt", ".vtt"))  # a first line that stands alone is no title in these
+_ORG_EXTRAS = re.compile(r"^(?:TODO|DONE)[ \t]+|[ \t]+:[\w@:]+:$")  # the state and the tags of a task
+_MEDIA_TYPES = {
+    ".rst": "text/x-rst", ".org": "text/x-org", ".adoc": "text/x-asciidoc", ".asciidoc": "text/x-asciidoc",
+    ".tex": "text/x-tex", ".ltx": "text/x-tex", ".vtt": "text/vtt", ".srt": "application/x-subrip",
+}  # fmt: skip
 _LIST_ITEM = re.compile(r"[ \t]*(?:[-*+•][ \t]|\(?(?:\d{1,3}|[a-zA-Z#])[.)][ \t])")
 
 
@@ -38,10 +52,24 @@ def parse(data: bytes, suffix: str) -> Parsed:
     text = decode(data)
     scan = scanning_copy(text)
     tables = _tables(scan)
-    headings = _headings(scan) or ([] if suffix == ".rst" else _title_line(text))
+    if suffix in _MARKED:
+        headings = _marked_headings(scan, _MARKED[suffix])
+    else:
+        headings = _headings(scan) or ([] if suffix in _TITLELESS else _title_line(text))
     spans = sorted(headings + tables + _literal_blocks(scan), key=lambda span: (span.start, -span.end))
-    media_type = "text/x-rst" if suffix == ".rst" else "text/plain"
-    return Parsed(text, headings[0].label if headings else "", tuple(spans), media_type)
+    title = headings[0].label if headings else ""
+    return Parsed(text, title, tuple(spans), _MEDIA_TYPES.get(suffix, "text/plain"))
+
+
+def _marked_headings(scan: str, pattern: re.Pattern[str]) -> list[Span]:
+    found: list[Span] = []
+    for heading in pattern.finditer(scan):
+        mark, title = heading["mark"], heading["title"].strip()
+        if title and len(title) <= MAX_TITLE_CHARS:
+            end = heading.start() + len(heading[0].rstrip()) - 1
+            label = _ORG_EXTRAS.sub("", title) if pattern is _STARS else title
+            found.append(Span("heading", heading.start(), end, _TEX_LEVELS.get(mark, len(mark)), label or title))
+    return found
 
 
 def _title_line(text: str) -> list[Span]:

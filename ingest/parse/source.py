@@ -19,8 +19,7 @@ _MEDIA_TYPES = {
     ".java": "text/x-java", ".c": "text/x-c", ".h": "text/x-c", ".cpp": "text/x-c++", ".hpp": "text/x-c++",
     ".cc": "text/x-c++", ".cs": "text/x-csharp", ".go": "text/x-go", ".rs": "text/x-rust", ".rb": "text/x-ruby",
     ".sh": "text/x-shellscript", ".bash": "text/x-shellscript", ".zsh": "text/x-shellscript", ".css": "text/css",
-    ".toml": "application/toml", ".yaml": "application/yaml", ".yml": "application/yaml", ".json": "application/json",
-    ".jsonl": "application/jsonl", ".xml": "application/xml", ".tex": "text/x-tex", ".sql": "application/sql",
+    ".toml": "application/toml", ".sql": "application/sql",
 }  # fmt: skip
 
 _DEFINITION = re.compile(

@@ -187,6 +187,7 @@ def test_ask_json_is_the_contract(rag):
         {
             "marker": 1, "chunk_id": "c1", "doc_id": "d1", "source": "try.md", "start": START, "end": len(TEXT),
             "quote": QUOTE, "line": 3, "page": None, "heading": ["Try"],
+            "slide": None, "sheet": None, "row": None,
         }
     ]  # fmt: skip
     (hit,) = record["hits"]

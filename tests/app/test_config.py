@@ -64,7 +64,8 @@ def test_every_setting_can_be_set_from_the_environment(load):
     values = {
         "index": "i", "cache": "c", "profile": "embedded", "encoder": "some/model", "pooling": "cls", "device": "cpu",
         "reader": "extractive", "top_k": "2", "candidates": "50", "chunk_tokens": "256", "chunk_overlap": "0.2",
-        "heading_context": "no", "max_file_mb": "1.5", "threads": "1", "min_evidence": "0.3", "sentences": "3",
+        "heading_context": "no", "max_file_mb": "1.5", "parse_seconds": "5", "parse_memory_mb": "512",
+        "parse_chars": "1000000", "parse_workers": "2", "threads": "1", "min_evidence": "0.3", "sentences": "3",
         "dictionary": "words.txt", "synonyms": "none", "max_per_document": "2", "diversity": "0.3", "neighbours": "on",
         "split_questions": "off", "reranker": "some/cross-encoder", "model": "./zephyr", "quantization": "8bit",
         "kv_cache": "4bit", "device_map": "balanced", "rope_scaling": '{"rope_type": "yarn"}', "window": "8192",
@@ -76,6 +77,8 @@ def test_every_setting_can_be_set_from_the_environment(load):
     assert values.keys() == SETTINGS.keys()
     config = load(environ={"RAG_" + key.upper(): value for key, value in values.items()})
     assert (config.heading_context, config.max_file_mb, config.min_evidence) == (False, 1.5, 0.3)
+    parsing = (config.parse_seconds, config.parse_memory_mb, config.parse_chars, config.parse_workers)
+    assert parsing == (5.0, 512, 1_000_000, 2)
     assert config.encoder == "some/model"
     assert (config.dictionary, config.synonyms) == (config.index.parent / "words.txt", None)
     assert (config.max_per_document, config.diversity, config.reranker) == (2, 0.3, "some/cross-encoder")

@@ -13,12 +13,14 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
 from doubles import HashEncoder, open_retriever
 
 from ingest.build import Settings, document_id, forget_documents, ingest, ingest_documents
+from ingest.isolate import Limits
 from ingest.records import IngestReport, Progress
 from retrieval.analyze import Analyzer, UserDictionary
 from retrieval.encoder import Encoded
@@ -62,6 +64,7 @@ class Bench:
     encoder: CountingEncoder = field(default_factory=CountingEncoder)
     chunking: ChunkingSpec = CHUNKING
     max_file_bytes: int = 1_000_000
+    parsing: Limits = field(default_factory=Limits)
     loads: int = 0
     progress: list[Progress] = field(default_factory=list)
 
@@ -70,7 +73,10 @@ class Bench:
             (self.docs / f"{name}.txt").write_text(text, encoding="utf-8", newline="")
 
     def settings(self) -> Settings:
-        return Settings(self.encoder.spec, self.chunking, self.max_file_bytes, "2026-01-01T00:00:00+00:00", {})
+        created_at = "2026-01-01T00:00:00+00:00"
+        return Settings(
+            self.encoder.spec, self.chunking, self.max_file_bytes, created_at, versions={}, parsing=self.parsing
+        )
 
     def run(self, *paths: Path, stop: Callable[[], bool] = lambda: False, **options: Any) -> IngestReport:
         def make() -> CountingEncoder:
@@ -512,6 +518,135 @@ def test_a_rebuild_with_prune_drops_what_is_gone(bench):
     (bench.docs / "a.txt").unlink()
     assert bench.run(rebuild=True, prune=True).pruned == ("a.txt",)
     assert bench.sources() == ["b.txt"]
+
+
+# ---- files of several documents --------------------------------------------------------------------------------------
+
+
+def pack(bench: Bench, **texts: str) -> None:
+    """An archive beside the documents, with a text file for each."""
+    with ZipFile(bench.docs / "box.zip", "w") as archive:
+        for name, text in texts.items():
+            archive.writestr(f"{name}.txt", text)
+
+
+def test_the_members_of_an_archive_are_documents(bench):
+    pack(bench, a=prose(1), b=prose(2))
+    bench.write(c=prose(3))
+    report = bench.run()
+    assert report.added == ("box.zip/a.txt", "box.zip/b.txt", "c.txt")
+    assert bench.text("box.zip/b.txt") == prose(2)
+    report = bench.run()
+    assert (report.unchanged, report.embedded, bench.loads, bench.generation()) == (3, 0, 0, 1)
+    assert bench.problems() == []
+
+
+def test_a_member_that_is_gone_from_its_archive_is_gone_from_the_index(bench):
+    pack(bench, a=prose(1), b=prose(2), c=prose(3))
+    bench.run()
+    pack(bench, a=prose(1), c=prose(4))
+    report = bench.run()
+    assert (report.changed, report.pruned) == (("box.zip/a.txt", "box.zip/c.txt"), ("box.zip/b.txt",))
+    assert bench.sources() == ["box.zip/a.txt", "box.zip/c.txt"]
+    assert prose(1) not in "".join(bench.encoder.texts), "only what is new is encoded"
+    assert bench.problems() == []
+    (bench.docs / "box.zip").unlink()
+    bench.write(d=prose(5))
+    assert bench.run().missing == ("box.zip/a.txt", "box.zip/c.txt")
+    assert bench.run(prune=True).pruned == ("box.zip/a.txt", "box.zip/c.txt")
+    assert bench.sources() == ["d.txt"]
+
+
+def test_a_member_that_cannot_be_read_is_named_every_time_and_costs_nothing_again(bench):
+    pack(bench, a=prose(1), b="", c=prose(3))
+    for _ in range(2):
+        report = bench.run()
+        assert [failure.source for failure in report.failures] == ["box.zip/b.txt"]
+        assert bench.generation() == 1
+        assert bench.sources() == ["box.zip/a.txt", "box.zip/c.txt"]
+    pack(bench, a=prose(1), c=prose(3))
+    assert bench.run().failures == ()
+    with Store.open(bench.index) as store:
+        assert store.failures() == []
+
+
+def test_the_earlier_version_of_a_member_that_cannot_be_read_is_kept(bench):
+    pack(bench, a=prose(1), b=prose(2))
+    bench.run()
+    good = (bench.docs / "box.zip").read_bytes()
+    pack(bench, a=prose(3), b="")
+    (failure,) = bench.run().failures
+    assert "version ingested before is kept" in failure.reason
+    assert (bench.text("box.zip/a.txt"), bench.text("box.zip/b.txt")) == (prose(3), prose(2))
+    (bench.docs / "box.zip").write_bytes(good)
+    assert bench.run().failures == ()
+    assert bench.text("box.zip/a.txt") == prose(1)
+
+
+def test_an_archive_that_cannot_be_read_any_more_is_kept(bench):
+    pack(bench, a=prose(1), b=prose(2))
+    bench.run()
+    (bench.docs / "box.zip").write_bytes(b"")
+    report = bench.run(prune=True)
+    assert [(one.source, "documents ingested before are kept: 2" in one.reason) for one in report.failures] == [
+        ("box.zip", True)
+    ]
+    assert (report.missing, report.pruned) == ((), ())
+    assert bench.sources() == ["box.zip/a.txt", "box.zip/b.txt"]
+
+
+def test_what_is_missing_of_an_archive_is_named_and_tried_again(bench):
+    pack(bench, a=prose(1), b=prose(2), c=prose(3))
+    bench.parsing = Limits(max_chars=len(prose(1) + prose(2)))
+    for loads in (1, 0):
+        report = bench.run()
+        assert [failure.source for failure in report.failures] == ["box.zip/(the rest)"]
+        assert "parse_chars" in report.failures[0].advice
+        assert (bench.loads, bench.generation()) == (loads, 1), "the same again is no news"
+        assert bench.sources() == ["box.zip/a.txt", "box.zip/b.txt"]
+    bench.parsing = Limits()
+    report = bench.run()
+    assert report.failures == ()
+    assert bench.sources() == ["box.zip/a.txt", "box.zip/b.txt", "box.zip/c.txt"]
+    assert bench.text("box.zip/c.txt") == prose(3)
+    assert bench.problems() == []
+
+
+@pytest.mark.parametrize("questions", [1, 8, 14, 20])
+def test_a_run_that_was_stopped_inside_an_archive_is_finished_by_the_next(bench, questions, tmp_path, monkeypatch):
+    monkeypatch.setattr("ingest.build._BATCH_TEXTS", 8)
+    names = [f"m{number}" for number in range(8)]
+    pack(bench, **{name: prose(number, 90) for number, name in enumerate(names)})
+    assert bench.run(stop=after(questions)).interrupted
+    assert len(bench.sources()) < 8
+    bench.run()
+    assert bench.sources() == [f"box.zip/{name}.txt" for name in names]
+    changed = {name: prose(number + (100 if number < 7 else 0), 90) for number, name in enumerate(names)}
+    pack(bench, **changed)  # the last one is known, and must not pass for the end
+    bench.run(stop=after(questions))
+    bench.run()
+    assert {name: bench.text(f"box.zip/{name}.txt") for name in names} == changed
+    scratch = replace(bench, index=tmp_path / "scratch")
+    scratch.run()
+    assert bench.statistics() == scratch.statistics()
+    assert bench.problems() == []
+
+
+def test_an_archive_may_be_named_by_itself_and_then_with_its_folder(bench):
+    pack(bench, a=prose(1), b="", c=prose(3))
+    bench.write(d=prose(4))
+    for _ in range(2):
+        report = bench.run(bench.docs / "box.zip")
+        assert [failure.source for failure in report.failures] == ["box.zip/b.txt"]
+    assert report.unchanged == 2
+    pack(bench, c=prose(3))
+    assert bench.run(bench.docs / "box.zip").pruned == ("box.zip/a.txt",)
+    with Store.open(bench.index) as store:
+        assert store.failures() == []
+    assert bench.run().added == ("d.txt",)
+    bench.run(rebuild=True)
+    assert bench.sources() == ["box.zip/c.txt", "d.txt"]
+    assert bench.problems() == []
 
 
 # ---- stopped, failed, killed -----------------------------------------------------------------------------------------
