@@ -13,7 +13,7 @@ import time
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import chain
@@ -34,11 +34,13 @@ from retrieval.errors import IndexMismatchError, ParseError
 from retrieval.evidence import CALIBRATED
 from retrieval.interaction import SignCodec
 from retrieval.lexical import is_current
+from retrieval.maintain import beside
 from retrieval.records import Chunk, ChunkingSpec, Document, EncoderSpec, Failure, IndexManifest
 from retrieval.retriever import EVIDENCE_BLOB, STATISTICS_BLOB, codec_blob
 from retrieval.statistics import Statistics
-from retrieval.store import DATABASE, Store, Writer, embedding_key
+from retrieval.store import Store, Writer, embedding_key
 from retrieval.threads import one_blas_thread
+from retrieval.versions import switch
 
 _BATCH_TEXTS = 256
 _COMMIT_TEXTS = 64
@@ -112,45 +114,42 @@ def ingest(
     """
     started = time.perf_counter()
     analyzer = analyzer or Analyzer()
-    exists = (folder / DATABASE).is_file()
-    if exists and rebuild:
+    exists = Store.exists(folder)
+    rebuild = rebuild and exists
+    if rebuild:
         paths = [*paths, *_ingested_before(folder)]
     report(Progress("looking for files", 0, None, "files"))
     discovery = discover(paths, max_file_bytes=settings.max_file_bytes)
     tally = _Tally(failures=list(discovery.failures))
     gone: list[tuple[str, str, str]] = []
     if discovery.files or exists:
-        with Store.open(folder) if exists else Store.create(folder, settings.manifest()) as store:
-            if exists and not rebuild:
-                check_encoder(store.manifest, settings)
-                check_chunking(store.manifest, settings)
-            manifest = settings.manifest() if rebuild else None
-            with (
-                one_blas_thread(),
-                store.writer(wait_seconds=settings.wait_seconds, manifest=manifest, analyzer=analyzer) as writer,
-                ParsingPool(workers=settings.parse_workers, limits=settings.parsing) as pool,
-            ):
-                files = _Files(discovery, store, settings, tally, report, pool=pool, rebuild=rebuild)
-                indexer = _Indexer(
-                    store,
-                    writer,
-                    settings,
-                    make_encoder,
-                    analyzer,
-                    report=report,
-                    tally=tally,
-                    stop=stop,
-                    rebuild=rebuild,
-                )
-                for batch in _batches(chain(files.changed(), files.kept(prune=prune) if rebuild else ())):
-                    files.indexed(indexer.add(batch, sample=files.sample, encoded=files.encoding))
-                    if stop():
-                        break
-                tally.interrupted = stop()
-                gone = [] if tally.interrupted else files.gone()
-                if not (rebuild and tally.interrupted):
-                    pruned = [doc_id for _, _, doc_id in gone] if prune else []
-                    indexer.publish(files, [*pruned, *files.superseded()])
+        with ExitStack() as stack:
+            live = stack.enter_context(Store.open(folder) if exists else Store.create(folder, settings.manifest()))
+            if not rebuild:
+                check_encoder(live.manifest, settings)
+                check_chunking(live.manifest, settings)
+                store = live
+            else:
+                store = stack.enter_context(beside(live, settings.manifest(), wait_seconds=settings.wait_seconds))
+            stack.enter_context(one_blas_thread())
+            writer = stack.enter_context(
+                store.writer(wait_seconds=settings.wait_seconds, analyzer=analyzer, locked=rebuild)
+            )
+            pool = stack.enter_context(ParsingPool(workers=settings.parse_workers, limits=settings.parsing))
+            files = _Files(discovery, live, settings, tally, report, pool=pool, rebuild=rebuild)
+            indexer = _Indexer(store, writer, settings, make_encoder, analyzer, report=report, tally=tally, stop=stop)
+            for batch in _batches(chain(files.changed(), files.kept(prune=prune) if rebuild else ())):
+                files.indexed(indexer.add(batch, sample=files.sample, encoded=files.encoding))
+                if stop():
+                    break
+            tally.interrupted = stop()
+            gone = [] if tally.interrupted else files.gone()
+            pruned = [doc_id for _, _, doc_id in gone] if prune else []
+            if not rebuild:
+                indexer.publish(files, [*pruned, *files.superseded()])
+            elif not tally.interrupted:
+                indexer.publish_beside(files, live)
+                switch(folder, store.folder)
     if rebuild and tally.interrupted:
         tally.added, tally.changed = [], []
     seconds = time.perf_counter() - started
@@ -172,7 +171,7 @@ def ingest_documents(
     Documents whose content hash is in the index already are left alone. Raises IndexMismatchError when the index was
     built another way.
     """
-    exists = (folder / DATABASE).is_file()
+    exists = Store.exists(folder)
     analyzer = analyzer or Analyzer()
     with Store.open(folder) if exists else Store.create(folder, settings.manifest()) as store:
         check_encoder(store.manifest, settings)
@@ -195,7 +194,6 @@ def ingest_documents(
                 report=report,
                 tally=_Tally(),
                 stop=lambda: False,
-                rebuild=False,
             )
             done = 0
             for batch in _batches(new):
@@ -247,9 +245,7 @@ def forget_documents(
     settings = replace(settings, chunking=store.manifest.chunking)
     analyzer = analyzer or Analyzer()
     with store.writer(wait_seconds=settings.wait_seconds, analyzer=analyzer) as writer:
-        indexer = _Indexer(
-            store, writer, settings, lambda: encoder, analyzer, tally=_Tally(), stop=lambda: False, rebuild=False
-        )
+        indexer = _Indexer(store, writer, settings, lambda: encoder, analyzer, tally=_Tally(), stop=lambda: False)
         indexer.remove(doc_ids)
 
 
@@ -493,11 +489,10 @@ class _Indexer:
         report: Report = lambda _: None,
         tally: _Tally,
         stop: Callable[[], bool],
-        rebuild: bool,
     ) -> None:
         self._store, self._writer, self._settings = store, writer, settings
         self._make_encoder, self._analyzer, self._report = make_encoder, analyzer, report
-        self._tally, self._stop, self._rebuild = tally, stop, rebuild
+        self._tally, self._stop = tally, stop
         self._tools: _Tools | None = None
         self._sampled: dict[bytes, Encoded] = {}
 
@@ -542,35 +537,44 @@ class _Indexer:
         before, after = files.failures()
         no_news = before == after and set(files.roots) <= set(self._store.roots())
         current = is_current(self._store, self._analyzer) and is_usable(self._store)
-        if not self._tools and not pruned and no_news and not self._rebuild and current:
+        if not self._tools and not pruned and no_news and current:
             return
         self._writer.fail(after)
         alone = [place for place in files.places() if place[0] not in files.roots]
         self.remove(pruned, roots=files.roots, sources=alone)
 
+    def publish_beside(self, files: _Files, live: Store) -> None:
+        """Complete a version that is built beside the live one, with all that is known of its roots and failures."""
+        self._writer.fail(files.failures()[1])
+        self.remove((), roots=sorted({*files.roots, *live.roots()}), after=live.generation)
+
     def remove(
-        self, doc_ids: Sequence[str], *, roots: Sequence[str] = (), sources: Sequence[tuple[str, str]] = ()
+        self,
+        doc_ids: Sequence[str],
+        *,
+        roots: Sequence[str] = (),
+        sources: Sequence[tuple[str, str]] = (),
+        after: int = 0,
     ) -> None:
         """Take documents out, and publish that with everything else that is staged."""
         for doc_id in doc_ids:
             self._forget(self._tools or self._load(lambda: iter(())), doc_id)
         self._writer.remove(doc_ids)
         blobs = {STATISTICS_BLOB: self._tools.statistics.dump()} if self._tools else {}
-        if self._rebuild or self._writer.blob(EVIDENCE_BLOB) is None:
+        if self._writer.blob(EVIDENCE_BLOB) is None:
             blobs[EVIDENCE_BLOB] = CALIBRATED.dump()
         self._writer.publish(
             roots=roots,
             sources=sources,
             blobs=blobs,
             drop_unreferenced=not self._tally.interrupted,
-            rewrite_dense=self._rebuild,
-            rewrite_lexical=self._rebuild,
+            after=after,
             progress=lambda done, total: self._report(Progress("indexing words", done, total, "chunks")),
         )
 
     def _load(self, sample: Callable[[], Iterator[Document]]) -> _Tools:
         encoder = self._make_encoder()
-        stored = None if self._rebuild else self._store.blob(STATISTICS_BLOB)
+        stored = self._store.blob(STATISTICS_BLOB)
         statistics = Statistics.load(stored) if stored else Statistics(encoder.tokenizer.get_vocab_size())
         chunker = Chunker(encoder.tokenizer, self._settings.chunking, prefix=encoder.spec.passage_prefix)
         name = codec_blob(encoder.spec)
@@ -620,8 +624,8 @@ class _Indexer:
         return ids
 
     def _forget(self, tools: _Tools, doc_id: str) -> None:
-        """Take the published version of a document out of the statistics; a rebuild counts from zero."""
-        old = None if self._rebuild else self._store.document(doc_id)
+        """Take the published version of a document out of the statistics."""
+        old = self._store.document(doc_id)
         if old is not None:
             tools.count(old, tools.split(old), sign=-1)
 

@@ -6,14 +6,16 @@ Texts are kept as UTF-8 bytes with lone surrogates let through, so that every st
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import sqlite3
 import time
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, cast
 
@@ -32,7 +34,7 @@ DATABASE = "index.sqlite"
 LOCK = "write.lock"
 DENSE = "dense"
 LEXICAL = "lexical"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 SWEPT = "swept_embeddings"  # the setting: every embedding up to this id has a chunk, or is gone
 APPLICATION_ID = 0x52414721  # "RAG!", marks the file as ours
 UNIT_TOLERANCE = 1e-3
@@ -47,6 +49,15 @@ _CHANGES = "CREATE TABLE changes (generation INTEGER PRIMARY KEY, added BLOB NOT
 _PLACES = (
     "CREATE INDEX documents_places ON documents (root, source, doc_id, content_hash) WHERE generation IS NOT NULL;"
 )
+# SQLite does not notice a flipped bit inside a value. Tables of their own: a column behind a text is slow to reach.
+_SUMS = """
+CREATE TABLE document_sums (
+    document INTEGER PRIMARY KEY REFERENCES documents (id) ON DELETE CASCADE, row BLOB NOT NULL, chunks BLOB NOT NULL
+);
+CREATE TABLE embedding_sums (
+    embedding INTEGER PRIMARY KEY REFERENCES embeddings (id) ON DELETE CASCADE, vector INTEGER NOT NULL, codes INTEGER
+);
+"""
 CREATE = f"""
 PRAGMA page_size = 16384;
 PRAGMA journal_mode = WAL;
@@ -84,12 +95,23 @@ CREATE INDEX chunks_embedding ON chunks (embedding);
 CREATE INDEX chunks_chunk_id ON chunks (chunk_id);
 {_CHANGES}
 {_PLACES}
+{_SUMS}
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 COMMIT;
 """
 
-_MIGRATIONS = _CHANGES, _PLACES  # from format 1 to 2, from 2 to 3
+_MIGRATIONS = _CHANGES, _PLACES, _SUMS  # from format 1 to 2, from 2 to 3, from 3 to 4
+
+# What the checksums of a document cover, in this order.
+DOCUMENT_COLUMNS = (
+    *("doc_id", "root", "source", "media_type", "title", "content_hash"),
+    *("metadata", "spans", "text"),
+)
+CHUNK_COLUMNS = (
+    *("ordinal", "chunk_id", "start_char", "end_char", "start_byte", "end_byte"),
+    *("line", "page", "tokens", "heading", "context"),
+)
 
 # Every chunk but those of staged documents: of few, or of none. The other way round, every document is looked at.
 _LIVE = """
@@ -142,15 +164,6 @@ class Artefact:
         return np.frombuffer(self.packed_ids, dtype="<i8").astype(np.int64)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make a rename in a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 # ---- connections and locks -------------------------------------------------------------------------------------------
 
 
@@ -192,8 +205,10 @@ def _connect(uri: str) -> sqlite3.Connection:
     return connection
 
 
-def check_format(folder: Path, connection: sqlite3.Connection) -> None:
-    """Raise IndexCorruptError on a file that is not ours, IndexMismatchError on a version that we do not read."""
+def check_format(folder: Path, connection: sqlite3.Connection) -> int:
+    """The version of the format. Raises IndexCorruptError on a file that is not ours, IndexMismatchError on a version
+    that we do not read.
+    """
     with explained(folder):
         (application,) = connection.execute("PRAGMA application_id").fetchone()
         (version,) = connection.execute("PRAGMA user_version").fetchone()
@@ -204,18 +219,40 @@ def check_format(folder: Path, connection: sqlite3.Connection) -> None:
             f"the index in '{folder}' has format {version}, this program reads up to format {SCHEMA_VERSION};"
             " ingest the documents into another folder"
         )
+    return int(version)
 
 
 def migrate(folder: Path, connection: sqlite3.Connection) -> None:
     """Bring an index of an earlier format to the present one, in place: what it lacks is added, nothing else."""
-    check_format(folder, connection)
+    version = check_format(folder, connection)
     with explained(folder):
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version == 1:
             connection.execute("INSERT OR REPLACE INTO manifest VALUES (?, '0')", (SWEPT,))
         if version < SCHEMA_VERSION:
-            steps = " ".join(_MIGRATIONS[version - 1 :])
-            connection.executescript(f"BEGIN IMMEDIATE; {steps} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                for statement in " ".join(_MIGRATIONS[version - 1 :]).split(";"):
+                    connection.execute(statement)
+                _sum_up(connection)
+                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+                connection.commit()
+            except BaseException:
+                connection.rollback()
+                raise
+
+
+def _sum_up(connection: sqlite3.Connection) -> None:
+    """Give every row of an earlier format its checksums."""
+    connection.create_function("crc32", 1, zlib.crc32, deterministic=True)
+    connection.execute(
+        "INSERT INTO embedding_sums SELECT id, crc32(vector),"
+        " (SELECT crc32(codes) FROM token_codes WHERE embedding = id) FROM embeddings"
+    )
+    for (document,) in connection.execute("SELECT id FROM documents").fetchall():
+        sums = document_sums(connection, document)
+        connection.execute("INSERT INTO document_sums VALUES (?, ?, ?)", (document, *sums))
+    for name, data in connection.execute("SELECT name, data FROM blobs").fetchall():
+        save_setting(connection, blob_sum(name), digest([data]).hex())
 
 
 @contextmanager
@@ -325,6 +362,31 @@ def read_passages(connection: sqlite3.Connection, ids: Ints) -> list[PassageText
                 outline = (unpack(row["title"]), *unpack_json(row["heading"]))
                 passages.append(PassageText(int(row["embedding"]), unpack(row["context"]), chunk, outline))
     return passages
+
+
+def document_sums(connection: sqlite3.Connection, document: int) -> tuple[bytes, bytes]:
+    """The checksums of a document's row and of its chunks, as they are stored now."""
+    sql = f"SELECT {', '.join(DOCUMENT_COLUMNS)} FROM documents WHERE id = ?"  # noqa: S608 - our own names
+    row = connection.execute(sql, (document,)).fetchone()
+    sql = f"SELECT {', '.join(CHUNK_COLUMNS)} FROM chunks WHERE document = ? ORDER BY ordinal"  # noqa: S608
+    return digest(row), digest(chain.from_iterable(connection.execute(sql, (document,))))
+
+
+def digest(values: Iterable[bytes | int | None]) -> bytes:
+    """A checksum of values in their order, 16 bytes."""
+    found = hashlib.blake2b(digest_size=16)
+    for value in values:
+        if isinstance(value, bytes):
+            found.update(b"%d:" % len(value))
+            found.update(value)
+        else:
+            found.update(b"%d;" % value if value is not None else b"-;")
+    return found.digest()
+
+
+def blob_sum(name: str) -> str:
+    """The setting that keeps the checksum of a blob."""
+    return f"sum of {name}"
 
 
 def first_blob(rows: list[sqlite3.Row]) -> bytes | None:

@@ -26,7 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.errors import ConfigError, IndexCorruptError, MissingPackageError
-from retrieval.store import Artefact, Store, sync_folder
+from retrieval.store import Artefact, Store
+from retrieval.versions import sync_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -82,9 +83,9 @@ _EXACT = DenseDescription(_FLAT, 0, 0, 0, 1.0, 0, 0)
 class DenseIndex:
     """Vectors by id, in memory. Safe to use from several threads.
 
-    `generation` is the state of the store it holds. `notice` is a line for people when something was wrong with the
-    file, None otherwise. `vectors_of` gives the exact vectors that an index of codes does not hold; it is called
-    without the index's own lock, so it may take another.
+    `generation` is the state of the store it holds, of the version of the index in `folder`. `notice` is a line for
+    people when something was wrong with the file, None otherwise. `vectors_of` gives the exact vectors that an index of
+    codes does not hold; it is called without the index's own lock, so it may take another.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class DenseIndex:
         vectors_of: VectorsOf | None = None,
     ) -> None:
         self.generation = generation
+        self.folder: Path | None = None
         self.notice = notice
         self._vectors_of = vectors_of
         self._gpu: int | None = None
@@ -252,10 +254,11 @@ class DenseIndex:
             self._on_gpu = None
             return int(self._index.remove_ids(np.ascontiguousarray(ids, dtype=np.int64)))
 
-    def clear(self, dimension: int) -> None:
-        """Forget everything and start over, flat, with vectors of this dimension."""
+    def take_over(self, other: DenseIndex) -> None:
+        """Become another index, which is of no use afterwards; stays on the device it is on."""
         with self._lock:
-            self._adopt(_flat(dimension), _EXACT)
+            self.generation, self.notice, self.folder = other.generation, other.notice, other.folder
+            self._adopt(other._index, other._made)
 
     def save(self, path: Path) -> str:
         """Write a file, all of it or nothing, and return its SHA-256. What is written survives a power cut."""
@@ -477,9 +480,8 @@ def refresh(store: Store, dense: DenseIndex) -> bool:
         generation = store.generation
         if dense.generation == generation:
             return False
-        dimension = store.manifest.encoder.dimension
-        if dense.dimension != dimension:  # built anew with another encoder
-            dense.clear(dimension)
+        if dense.folder != store.folder:  # another version of the index: its ids stand for other vectors
+            dense.take_over(_load_recorded(store))
         changes = store.changes_since(dense.generation) if dense.size else None
         added, removed = changes or _difference(dense.ids, store.live_embeddings())
         dense.remove(np.concatenate([removed, added]))  # added: dropped and taken up again since, perhaps
@@ -501,6 +503,12 @@ def rebuild_dense(store: Store, *, wait_seconds: float = 0.0) -> int:
 
 
 def _load_recorded(store: Store) -> DenseIndex:
+    folder, dense = store.folder, _load_or_make(store)
+    dense.folder = folder
+    return dense
+
+
+def _load_or_make(store: Store) -> DenseIndex:
     record = store.artefact()
     while record is not None:
         try:

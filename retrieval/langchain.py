@@ -27,7 +27,7 @@ from retrieval.analyze import Analyzer
 from retrieval.dense import open_dense, refresh
 from retrieval.errors import IndexMismatchError
 from retrieval.records import Chunk, ChunkingSpec, Document, EncoderSpec, Hit, IndexManifest
-from retrieval.store import DATABASE, Store, StoredChunk, Writer, embedding_key
+from retrieval.store import Store, StoredChunk, Writer, embedding_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -142,7 +142,7 @@ class RagVectorStore(VectorStore):
         _refuse(unknown)
         encoder = _encoder_of(embedding)
         folder = Path(folder)
-        if (folder / DATABASE).exists():
+        if Store.exists(folder):
             store = Store.open(folder)
         else:
             whole = ChunkingSpec(max_tokens=encoder.spec.max_tokens, overlap=0.0, heading_context=False)

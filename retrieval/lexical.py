@@ -30,8 +30,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from retrieval.database import LEXICAL, Artefact, PassageText, sync_folder
+from retrieval.database import LEXICAL, Artefact, PassageText
 from retrieval.errors import IndexCorruptError, MissingPackageError
+from retrieval.versions import sync_folder
 
 if TYPE_CHECKING:
     from retrieval.store import Store
@@ -103,7 +104,7 @@ class LexicalIndex:
     def __init__(self, analyzer: TermAnalyzer) -> None:
         self._analyzer = analyzer
         self._view = _View(-1, None, _searcher(_new_index()))
-        self._checked: Mapping[str, tuple[int, str]] = {}
+        self._checked: tuple[Path | None, Mapping[str, tuple[int, str]]] = (None, {})  # of which version of the index
 
     @property
     def generation(self) -> int:
@@ -185,8 +186,9 @@ class LexicalIndex:
         changes = store.changes_since(record.generation)
         if changes is None or any(changed.size for changed in changes):
             raise IndexCorruptError(f"{record.file} is behind the index; the next ingest brings it up to date")
-        check_folder(folder, listing, self._checked)
-        self._checked = listing.files
+        known = self._checked[1] if self._checked[0] == store.folder else {}
+        check_folder(folder, listing, known)
+        self._checked = store.folder, listing.files
         return _View(generation, None, _open_searcher(folder, listing))
 
 
@@ -446,7 +448,7 @@ def _in_memory(store: Store, analyzer: TermAnalyzer, notice: str) -> _View:
 
 def _was_replaced(store: Store, record: Artefact | None) -> bool:
     """Whether another process has published since the snapshot we are in, and dropped what we look for."""
-    with type(store).open(store.folder) as fresh:
+    with type(store).open(store.home) as fresh:
         return fresh.artefact(LEXICAL) != record
 
 

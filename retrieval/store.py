@@ -18,9 +18,10 @@ import json
 import shlex
 import sqlite3
 import threading
+import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -33,6 +34,7 @@ from retrieval.database import (
     CREATE,
     DATABASE,
     DENSE,
+    DOCUMENT_COLUMNS,
     LEXICAL,
     LOCK,
     SWEPT,
@@ -41,11 +43,14 @@ from retrieval.database import (
     Floats,
     Ints,
     PassageText,
+    blob_sum,
     byte_offsets,
     changes_since,
     check_format,
     connect_for_reading,
     connect_for_writing,
+    digest,
+    document_sums,
     explained,
     first_blob,
     is_unit,
@@ -59,18 +64,19 @@ from retrieval.database import (
     read_vectors,
     save_manifest,
     save_setting,
-    sync_folder,
     unpack,
     unpack_json,
     write_lock,
 )
+from retrieval.encoder import passage_input
 from retrieval.errors import IndexCorruptError, IndexMismatchError, IndexMissingError, RagError
 from retrieval.lexical import TermAnalyzer, verify_folder
 from retrieval.records import Chunk, Document, EncoderSpec, Failure, IndexManifest, Span
+from retrieval.versions import stamp, sync_folder, versions
 from retrieval.writer import Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 __all__ = [
     "DATABASE",
@@ -83,7 +89,6 @@ __all__ = [
     "StoredChunk",
     "Writer",
     "embedding_key",
-    "sync_folder",
 ]
 
 _CHUNKS = """
@@ -107,6 +112,7 @@ WITH RECURSIVE found (root) AS (
     FROM found WHERE root IS NOT NULL
 ) SELECT root FROM found WHERE root IS NOT NULL
 """
+_WHAT = "vector", "token codes"
 _BEFORE, _AFTER = _NEIGHBOUR.format("max(ordinal)", "<"), _NEIGHBOUR.format("min(ordinal)", ">")
 
 
@@ -200,36 +206,57 @@ class Store:
 
     The connection is read-only. In a folder this process cannot write to, SQLite cannot set up the shared memory of its
     log: it uses that of another process, if one has the index open; otherwise the file is opened as immutable, which is
-    safe as long as nobody writes to it meanwhile (`generation` notices a file that changed, and opens it again).
+    safe as long as nobody writes to it meanwhile. `home` is the index folder, `folder` the version of it that is read;
+    a file that changed so, and another version that took the place of this one, are noticed and opened (`generation`).
     """
 
-    def __init__(self, folder: Path, connection: sqlite3.Connection, *, immutable: bool) -> None:
-        self.folder = folder
-        self._connection = connection
-        self._immutable = (folder / DATABASE).stat().st_mtime_ns if immutable else None
+    def __init__(self, home: Path, *, version: Path | None = None) -> None:
+        """Open the live version, or always the given one."""
+        self.home = home
+        self._version = version
         self._lock = threading.RLock()
+        self._open()
+
+    def _open(self) -> None:
+        self._stamp = stamp(self.home)
+        self.folder = self._version or versions(self.home).live
+        self._connection, immutable = connect_for_reading(self.folder)
+        try:
+            self._format = check_format(self.folder, self._connection)
+            self._immutable = (self.folder / DATABASE).stat().st_mtime_ns if immutable else None
+        except BaseException:
+            self._connection.close()
+            raise
+
+    @staticmethod
+    def exists(home: Path) -> bool:
+        """Whether there is an index in a folder. Raises IndexCorruptError where that cannot be told."""
+        return (versions(home).live / DATABASE).is_file()
 
     @classmethod
     def create(cls, folder: Path, manifest: IndexManifest) -> Store:
         """Make an empty index in a folder, which is made if need be. Raises IndexMismatchError where there is one."""
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RagError(f"the index folder '{folder}' cannot be made: {error.strerror}") from error
+        _make_folder(folder)
         with write_lock(folder, wait_seconds=0.0):
-            target, draft = folder / DATABASE, folder / f"{DATABASE}.new"
-            if target.exists():
+            if cls.exists(folder):
                 raise IndexMismatchError(f"'{folder}' already holds an index; open it, or choose another folder")
-            for leftover in folder.glob(f"{DATABASE}*"):  # a log without its database would be read into the new one
-                leftover.unlink()
-            with explained(folder), closing(sqlite3.connect(draft, isolation_level=None)) as connection:
-                connection.executescript(CREATE)
-                save_manifest(connection, manifest)
-                save_setting(connection, "generation", 0)
-                save_setting(connection, SWEPT, 0)
-            draft.replace(target)
-            sync_folder(folder)
+            cls.make(folder, manifest)
         return cls.open(folder)
+
+    @staticmethod
+    def make(folder: Path, manifest: IndexManifest) -> None:
+        """Make an empty version in a folder. The caller holds the lock of the index."""
+        _make_folder(folder)
+        for leftover in folder.glob(f"{DATABASE}*"):  # a log without its database would be read into the new one
+            leftover.unlink()
+        draft = folder / f"{DATABASE}.new"
+        with explained(folder), closing(sqlite3.connect(draft, isolation_level=None)) as connection:
+            connection.executescript(CREATE)
+            save_manifest(connection, manifest)
+            save_setting(connection, "generation", 0)
+            save_setting(connection, SWEPT, 0)
+        draft.replace(folder / DATABASE)
+        sync_folder(folder)
 
     @classmethod
     def open(cls, folder: Path) -> Store:
@@ -238,16 +265,10 @@ class Store:
         Raises IndexMissingError without one, IndexCorruptError on a file that is not ours, IndexMismatchError on
         another version of the format.
         """
-        if not (folder / DATABASE).is_file():
+        if not cls.exists(folder):
             place = shlex.quote(str(folder))
             raise IndexMissingError(f"there is no index in '{folder}'; run: rag ingest PATH --index {place}")
-        connection, immutable = connect_for_reading(folder)
-        try:
-            check_format(folder, connection)
-            return cls(folder, connection, immutable=immutable)
-        except BaseException:
-            connection.close()
-            raise
+        return cls(folder)
 
     def close(self) -> None:
         """Close the connection; the store is of no use afterwards."""
@@ -265,8 +286,7 @@ class Store:
     @property
     def generation(self) -> int:
         """How often this index was published; read anew each time."""
-        with self._lock, explained(self.folder):
-            self._reopen_if_changed()
+        with self._reading():
             return int(load_setting(self._connection, "generation"))
 
     @property
@@ -300,9 +320,17 @@ class Store:
         return [DocumentRow(**{name: _plain(row[name]) for name in row.keys()}) for row in rows]  # noqa: SIM118 - a Row
 
     def document(self, doc_id: str) -> Document | None:
-        """One document with its whole text, or None."""
-        rows = self._rows("SELECT * FROM documents WHERE generation IS NOT NULL AND doc_id = ?", (pack(doc_id),))
-        return _document(rows[0]) if rows else None
+        """One document with its whole text, or None. Raises IndexCorruptError where it is not as it was stored."""
+        with self.snapshot():
+            rows = self._rows("SELECT * FROM documents WHERE generation IS NOT NULL AND doc_id = ?", (pack(doc_id),))
+            for row in rows:
+                sums = self._sums(row["id"])
+                if sums and sums[0] != digest(row[column] for column in DOCUMENT_COLUMNS):
+                    raise IndexCorruptError(
+                        f"the stored text of '{_shown(row['source'])}' is damaged; run: rag index repair"
+                    )
+                return _document(row)
+        return None
 
     def document_roots(self) -> list[str]:
         """The roots that documents have, in order, those of files that were ingested one by one included."""
@@ -398,12 +426,12 @@ class Store:
 
     def artefact(self, kind: str = DENSE) -> Artefact | None:
         """The record of the derived file of a kind, or None."""
-        with self._lock, explained(self.folder):
+        with self._reading():
             return read_artefact(self._connection, kind)
 
     def live_embeddings(self) -> Ints:
         """The embeddings of published chunks: int64 (n,), ascending."""
-        with self._lock, explained(self.folder):
+        with self._reading():
             return live_embeddings(self._connection)
 
     def changes_since(self, generation: int) -> tuple[Ints, Ints] | None:
@@ -422,7 +450,7 @@ class Store:
         """
         wanted = self.live_embeddings() if ids is None else np.unique(ids)
         for first in range(0, len(wanted), rows):
-            with self._lock, explained(self.folder):
+            with self._reading():
                 batch = read_passages(self._connection, wanted[first : first + rows])
             yield from batch
 
@@ -434,7 +462,7 @@ class Store:
         wanted = self.live_embeddings() if ids is None else np.unique(ids)
         dimension = self._dimension()
         for first in range(0, len(wanted), rows):
-            with self._lock, explained(self.folder):
+            with self._reading():
                 batch = read_vectors(self._connection, wanted[first : first + rows], dimension)
             yield batch
 
@@ -449,6 +477,22 @@ class Store:
                 found[size : size + len(some)], vectors[size : size + len(some)] = some_ids, some
                 size += len(some)
         return found[:size], vectors[:size]
+
+    def damaged_embeddings(self) -> Iterator[tuple[int, str]]:
+        """Embeddings whose vector or token codes differ from what was stored: (id, "vector" or "token codes")."""
+        if not self._has_sums:
+            return
+        sql = (
+            "SELECT id, embedding_sums.vector, embedding_sums.codes, embeddings.vector, token_codes.codes"
+            " FROM embeddings LEFT JOIN embedding_sums ON embedding_sums.embedding = id"
+            " LEFT JOIN token_codes ON token_codes.embedding = id WHERE id > ? ORDER BY id LIMIT ?"
+        )
+        last = -1
+        while rows := self._rows(sql, (last, BATCH_ROWS)):
+            for each, *sums, vector, codes in rows:
+                found = zlib.crc32(vector), None if codes is None else zlib.crc32(codes)
+                yield from ((each, what) for what, new, old in zip(_WHAT, found, sums, strict=True) if new != old)
+            last = rows[-1]["id"]
 
     def counts(self) -> Counts:
         """How much is published, and what it takes on disk."""
@@ -474,28 +518,27 @@ class Store:
 
     @contextmanager
     def writer(
-        self,
-        *,
-        wait_seconds: float = 0.0,
-        manifest: IndexManifest | None = None,
-        analyzer: TermAnalyzer | None = None,
+        self, *, wait_seconds: float = 0.0, analyzer: TermAnalyzer | None = None, locked: bool = False
     ) -> Iterator[Writer]:
         """The one writer. What is staged and not published when the block ends is discarded; embeddings stay.
 
-        `manifest`: what the run writes under, the store's own by default. `analyzer`: how texts become terms; without
-        one, what is added is missing from the lexical files until a later publish. Raises IndexBusyError when another
-        writer holds the lock for longer than `wait_seconds`.
+        `analyzer`: how texts become terms; without one, what is added is missing from the lexical files until a later
+        publish. Raises IndexBusyError when another writer holds the lock for longer than `wait_seconds`. `locked`: the
+        caller holds it.
         """
-        with write_lock(self.folder, wait_seconds), closing(connect_for_writing(self.folder)) as connection:
-            migrate(self.folder, connection)
-            writer = Writer(self.folder, connection, manifest, analyzer)
-            try:
-                yield writer
-            except BaseException:
-                with suppress(RagError):  # the first failure is the one to report; the next writer discards as well
-                    writer.discard()
-                raise
-            writer.discard()
+        with nullcontext() if locked else write_lock(self.home, wait_seconds):
+            with self._lock:
+                self._reopen_if_changed()  # whoever held the lock may have switched to another version
+            with closing(connect_for_writing(self.folder)) as connection:
+                migrate(self.folder, connection)
+                writer = Writer(self.folder, connection, analyzer)
+                try:
+                    yield writer
+                except BaseException:
+                    with suppress(RagError):  # the first failure is the one to report; the next writer discards as well
+                        writer.discard()
+                    raise
+                writer.discard()
 
     def delete(self, doc_ids: Iterable[str], *, wait_seconds: float = 0.0) -> int:
         """Remove documents and publish. Returns how many there were; unknown ids do no harm."""
@@ -507,36 +550,75 @@ class Store:
 
     def verify(self) -> list[str]:
         """Everything that is wrong with this index, one sentence each; an empty list when all is well."""
+        with self.snapshot():
+            return [*self.verify_stored(), *self.verify_derived()]
+
+    def verify_stored(self) -> list[str]:
+        """What is wrong with the store itself."""
+        return self._problems(self._verify_database, self._verify_vectors, self._verify_blobs, self._verify_documents)
+
+    def verify_derived(self) -> list[str]:
+        """What is wrong with the files that are made from the store."""
+        return self._problems(self._verify_dense, self._verify_lexical)
+
+    def _problems(self, *checks: Callable[[], Iterator[str]]) -> list[str]:
         problems: list[str] = []
         with self.snapshot():
-            checks = self._verify_database, self._verify_vectors, self._verify_documents, self._verify_dense
-            for check in (*checks, self._verify_lexical):
+            for check in checks:
                 try:
                     problems.extend(check())
                 except (IndexCorruptError, ValueError) as error:  # ValueError: bytes that are no UTF-8 or JSON
                     problems.append(str(error))
         return problems
 
+    def copy_to(self, target: sqlite3.Connection) -> None:
+        """Copy the database as it is at one moment, what is staged included."""
+        with self._reading():
+            self._connection.backup(target)
+
     # ---- inside ------------------------------------------------------------------------------------------------------
 
-    def _rows(self, sql: str, parameters: Sequence[object] = ()) -> list[sqlite3.Row]:
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
         with self._lock, explained(self.folder):
+            self._reopen_if_changed()
+            yield
+
+    def _rows(self, sql: str, parameters: Sequence[object] = ()) -> list[sqlite3.Row]:
+        with self._reading():
             return self._connection.execute(sql, parameters).fetchall()
 
     def _reopen_if_changed(self) -> None:
-        """An immutable connection never looks at the file again, so look for it."""
-        if self._immutable is None or self._connection.in_transaction:
+        """Follow to the version that is live now. An immutable connection never looks at the file, so look for it."""
+        if self._connection.in_transaction:
             return
-        modified = (self.folder / DATABASE).stat().st_mtime_ns
-        if modified != self._immutable:
+        modified = self._version is None and stamp(self.home) != self._stamp
+        if self._immutable is not None:
+            modified = modified or (self.folder / DATABASE).stat().st_mtime_ns != self._immutable
+        if modified:
             self._connection.close()
-            self._connection, immutable = connect_for_reading(self.folder)
-            self._immutable = modified if immutable else None
+            self._open()
 
     def _dimension(self) -> int:
         """Of the vectors. The whole manifest takes ten times as long to read, which a search does not need."""
-        with self._lock, explained(self.folder):
+        with self._reading():
             return int(load_setting(self._connection, "encoder")["dimension"])
+
+    @property
+    def _has_sums(self) -> bool:
+        """Whether the rows have checksums; a reader leaves an earlier format as it is."""
+        return self._format >= 4 or check_format(self.folder, self._connection) >= 4
+
+    def _sums(self, row: int) -> tuple[bytes, bytes] | None:
+        """The recorded checksums of a document and of its chunks."""
+        if not self._has_sums:
+            return None
+        found = self._rows("SELECT row, chunks FROM document_sums WHERE document = ?", (row,))
+        return (found[0]["row"], found[0]["chunks"]) if found else (b"", b"")
+
+    def _setting(self, key: str) -> Any:
+        rows = self._rows("SELECT value FROM manifest WHERE key = ?", (key,))
+        return json.loads(rows[0]["value"]) if rows else None
 
     def _first_chunk(self, sql: str, parameters: Sequence[object]) -> StoredChunk | None:
         rows = self._rows(sql, parameters)
@@ -591,25 +673,49 @@ class Store:
         for each, width, size in self._rows("SELECT embedding, width, length(codes) FROM token_codes"):
             if width < 1 or size % width:
                 yield f"the token codes of embedding {each} are not rows of {width} bytes"
+        for each, what in self.damaged_embeddings():
+            yield f"the {what} of embedding {each} are not those that were stored"
+
+    def _verify_blobs(self) -> Iterator[str]:
+        for row in self._rows("SELECT name, data FROM blobs"):
+            wanted = self._setting(blob_sum(row["name"]))
+            if wanted is not None and digest([row["data"]]).hex() != wanted:
+                yield f"the stored {row['name']} are not those that were stored"
 
     def _verify_documents(self) -> Iterator[str]:
-        for row in self.documents():
-            document = self.document(row.doc_id)
-            text = document.text if document else ""
-            if len(text) != row.characters:
-                yield f"document '{row.source}' has {len(text)} characters, not the recorded {row.characters}"
-            chunks = self._rows(
-                "SELECT start_char, end_char, start_byte, end_byte FROM chunks"
-                " JOIN documents ON documents.id = document"
-                " WHERE generation IS NOT NULL AND doc_id = ? ORDER BY ordinal",
-                (pack(row.doc_id),),
-            )
-            if len(chunks) != row.chunks:
-                yield f"document '{row.source}' has {len(chunks)} chunks, not the recorded {row.chunks}"
-            offsets = byte_offsets(text, (position for start, end, *_ in chunks for position in (start, end)))
-            for start, end, *stored in chunks:
-                if not 0 <= start <= end <= len(text) or [offsets[start], offsets[end]] != stored:
-                    yield f"a chunk of '{row.source}' is not the text [{start}:{end}] of its document"
+        """Every document against its checksums, and every chunk against the text and the embedding it is to have."""
+        encoder = self.manifest.encoder
+        for row, source in self._rows("SELECT id, source FROM documents WHERE generation IS NOT NULL"):
+            try:
+                yield from self._verify_document(row, _shown(source), encoder)
+            except (IndexCorruptError, ValueError) as error:
+                yield f"document '{_shown(source)}' cannot be read: {error}"
+
+    def _verify_document(self, row: int, source: str, encoder: EncoderSpec) -> Iterator[str]:
+        (facts,) = self._rows("SELECT text, characters, chunks FROM documents WHERE id = ?", (row,))
+        wanted = self._sums(row)
+        if wanted is not None:
+            for what, found, recorded in zip(
+                ("text", "list of chunks"), document_sums(self._connection, row), wanted, strict=True
+            ):
+                if found != recorded:
+                    yield f"the {what} of document '{source}' is not the one that was stored"
+        text = unpack(facts["text"])
+        if len(text) != facts["characters"]:
+            yield f"document '{source}' has {len(text)} characters, not the recorded {facts['characters']}"
+        chunks = self._rows(
+            "SELECT start_char, end_char, start_byte, end_byte, context, embeddings.key FROM chunks"
+            " JOIN embeddings ON embeddings.id = embedding WHERE document = ? ORDER BY ordinal",
+            (row,),
+        )
+        if len(chunks) != facts["chunks"]:
+            yield f"document '{source}' has {len(chunks)} chunks, not the recorded {facts['chunks']}"
+        offsets = byte_offsets(text, (position for start, end, *_ in chunks for position in (start, end)))
+        for start, end, first, last, context, key in chunks:
+            if not 0 <= start <= end <= len(text) or (offsets[start], offsets[end]) != (first, last):
+                yield f"a chunk of '{source}' is not the text [{start}:{end}] of its document"
+            elif embedding_key(encoder, passage_input(unpack(context), text[start:end])) != key:
+                yield f"the chunk [{start}:{end}] of '{source}' is not what its embedding was made from"
 
     def _verify_dense(self) -> Iterator[str]:
         from retrieval.dense import DenseIndex
@@ -634,6 +740,13 @@ class Store:
             yield from verify_folder(self.folder, record, live)
 
 
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RagError(f"the index folder '{folder}' cannot be made: {error.strerror}") from error
+
+
 def _document(row: sqlite3.Row) -> Document:
     return Document(
         doc_id=unpack(row["doc_id"]),
@@ -646,6 +759,10 @@ def _document(row: sqlite3.Row) -> Document:
         content_hash=unpack(row["content_hash"]),
         metadata=unpack_json(row["metadata"]),
     )
+
+
+def _shown(source: bytes) -> str:
+    return unpack(source).encode("utf-8", "replace").decode()
 
 
 def _plain(value: bytes | int) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,9 @@ import numpy as np
 from retrieval.database import (
     BATCH_ROWS,
     BUSY_SECONDS,
+    CHUNK_COLUMNS,
     DENSE,
+    DOCUMENT_COLUMNS,
     LEXICAL,
     SWEPT,
     Artefact,
@@ -24,8 +27,11 @@ from retrieval.database import (
     Floats,
     Ints,
     PassageText,
+    blob_sum,
     byte_offsets,
     changes_since,
+    digest,
+    document_sums,
     explained,
     first_blob,
     is_unit,
@@ -37,11 +43,10 @@ from retrieval.database import (
     read_artefact,
     read_passages,
     read_vectors,
-    save_manifest,
     save_setting,
     unpack_json,
 )
-from retrieval.errors import IndexCorruptError, IndexMismatchError
+from retrieval.errors import IndexCorruptError
 from retrieval.lexical import (
     Listing,
     Progress,
@@ -52,12 +57,13 @@ from retrieval.lexical import (
     read_listing,
     write_folder,
 )
-from retrieval.records import Chunk, Document, Failure, IndexManifest
+from retrieval.records import Chunk, Document, Failure
 
 REWRITE_ROWS = 1000
 REWRITE_SHARE = 0.1
 JOURNAL_BYTES = 32_000_000
 
+_MARKS = ", ?" * len(CHUNK_COLUMNS)
 # Each embedding is looked at once, though ten thousand staged chunks may share it.
 _NEWLY_LIVE = """
 WITH staged AS MATERIALIZED (
@@ -93,7 +99,6 @@ class Writer:
         self,
         folder: Path,
         connection: sqlite3.Connection,
-        manifest: IndexManifest | None,
         analyzer: TermAnalyzer | None,
     ) -> None:
         self._folder = folder
@@ -102,7 +107,7 @@ class Writer:
         self._removed: set[str] = set()
         self._failures: list[Failure] = []
         self.discard()
-        self.manifest = manifest or load_manifest(connection)
+        self.manifest = load_manifest(connection)
 
     def known(self, keys: Sequence[bytes], *, with_codes: bool = False) -> dict[bytes, int]:
         """Key -> id of the embeddings that are stored already; `with_codes` counts only those with token codes."""
@@ -152,30 +157,30 @@ class Writer:
             if chunk.doc_id != document.doc_id or document.text[chunk.start : chunk.end] != chunk.text:
                 raise ValueError(f"chunk '{chunk.chunk_id}' is not document.text[{chunk.start}:{chunk.end}]")
         self._execute("DELETE FROM documents WHERE generation IS NULL AND doc_id = ?", (pack(document.doc_id),))
+        packed = (
+            *map(pack, (document.doc_id, document.root, document.source, document.media_type, document.title)),
+            pack(document.content_hash),
+            _pack_metadata(document.metadata),
+            pack_json([[span.kind, span.start, span.end, span.number, span.label] for span in document.spans]),
+            pack(document.text),
+        )
+        counts = len(document.text), len(chunks), sum(chunk.tokens for chunk in chunks)
         row = self._execute(
-            "INSERT INTO documents (doc_id, root, source, media_type, title, content_hash, characters, chunks, tokens,"
-            " metadata, spans, text) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                *map(pack, (document.doc_id, document.root, document.source, document.media_type, document.title)),
-                pack(document.content_hash),
-                len(document.text),
-                len(chunks),
-                sum(chunk.tokens for chunk in chunks),
-                _pack_metadata(document.metadata),
-                pack_json([[span.kind, span.start, span.end, span.number, span.label] for span in document.spans]),
-                pack(document.text),
-            ),
+            f"INSERT INTO documents ({', '.join(DOCUMENT_COLUMNS)}, characters, chunks, tokens)"  # noqa: S608 - our own names
+            f" VALUES ({', '.join('?' * (len(packed) + len(counts)))})",
+            (*packed, *counts),
         ).lastrowid
         at = byte_offsets(document.text, (position for chunk in chunks for position in (chunk.start, chunk.end)))
+        insert = f"INSERT INTO chunks (document, embedding, {', '.join(CHUNK_COLUMNS)}) VALUES (?, ?{_MARKS})"  # noqa: S608
         for chunk, embedding, line in zip(chunks, embedding_ids, lines, strict=True):
-            self._execute(
-                "INSERT INTO chunks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (
-                    *(row, chunk.ordinal, embedding, pack(chunk.chunk_id)),
-                    *(chunk.start, chunk.end, at[chunk.start], at[chunk.end], line, chunk.page, chunk.tokens),
-                    *(pack_json(list(chunk.heading)), pack(chunk.context)),
-                ),
+            values = (
+                *(chunk.ordinal, pack(chunk.chunk_id), chunk.start, chunk.end, at[chunk.start], at[chunk.end]),
+                *(line, chunk.page, chunk.tokens, pack_json(list(chunk.heading)), pack(chunk.context)),
             )
+            self._execute(insert, (row, embedding, *values))
+        with explained(self._folder):
+            sums = document_sums(self._connection, row or 0)
+        self._execute("INSERT INTO document_sums VALUES (?, ?, ?)", (row, *sums))
 
     def commit_batch(self) -> None:
         """Make what was added and staged survive this process; readers still see the old state."""
@@ -185,6 +190,7 @@ class Writer:
     def put_blob(self, name: str, data: bytes) -> None:
         """Save bytes with the next batch, before any publish: for what stored token codes cannot be read without."""
         self._execute("INSERT OR REPLACE INTO blobs VALUES (?, ?)", (name, data))
+        save_setting(self._connection, blob_sum(name), digest([data]).hex())
 
     def blob(self, name: str) -> bytes | None:
         """Bytes saved under a name, those of a run that never published included; None without any."""
@@ -210,49 +216,51 @@ class Writer:
         *,
         roots: Sequence[str],
         sources: Sequence[tuple[str, str]] = (),
-        manifest: IndexManifest | None = None,
         blobs: Mapping[str, bytes] | None = None,
         drop_unreferenced: bool = True,
         rewrite_dense: bool = False,
         rewrite_lexical: bool = False,
+        after: int = 0,
         progress: Progress | None = None,
     ) -> int:
         """Make what is staged visible and what is removed vanish, in one transaction. Returns the new generation.
 
         Failures recorded earlier under the given `roots`, and of the given `sources` (root, source), are replaced; the
-        roots are recorded as folders that were ingested whole. A manifest with another encoder or chunking than
-        the published one is accepted only if every document was staged anew (IndexMismatchError otherwise).
+        roots are recorded as folders that were ingested whole.
         `drop_unreferenced=False` keeps what was encoded and has no document yet, for the next run; embeddings of
         replaced and removed documents go in any case. `rewrite_dense` and `rewrite_lexical` (which needs an analyzer)
         write the search files even if the change is small; `progress` hears (done, total) passages of the lexical one.
+        `after`: a generation that readers of another version have seen; the new one is above it.
         """
-        manifest = manifest or self.manifest
-        if manifest.encoder != self.manifest.encoder:
-            raise IndexMismatchError("the writer was opened for another encoder; give the manifest to writer() as well")
         self.commit_batch()
         try:
             with explained(self._folder):
                 self._connection.execute("PRAGMA synchronous = FULL")
                 self._connection.execute("BEGIN IMMEDIATE")
-                generation = int(load_setting(self._connection, "generation")) + 1
-                replaced, removed = self._publish_documents(generation, manifest)
+                generation = 1 + max(after, int(load_setting(self._connection, "generation")))
+                removed = self._publish_documents(generation)
                 self._publish_failures(roots, sources)
                 for name, data in (blobs or {}).items():
                     self.put_blob(name, data)
                 self._drop_embeddings(removed, unreferenced=drop_unreferenced)
-                self._publish_dense(generation, rewrite=rewrite_dense or replaced)
+                self._publish_dense(generation, rewrite=rewrite_dense)
                 self._publish_lexical(generation, rewrite=rewrite_lexical, progress=progress)
-                save_manifest(self._connection, manifest)
                 save_setting(self._connection, "generation", generation)
                 self._connection.commit()
         except BaseException:
             self._connection.rollback()
             raise
-        self.manifest = manifest
         self._removed.clear()
         self._failures.clear()
         self._tidy()
         return generation
+
+    def sweep(self) -> None:
+        """Drop every embedding that no document refers to, whoever left it behind."""
+        with explained(self._folder):
+            self._connection.execute(
+                "DELETE FROM embeddings WHERE NOT EXISTS (SELECT 1 FROM chunks WHERE chunks.embedding = embeddings.id)"
+            )
 
     def discard(self) -> None:
         """Drop what is staged, removed or failed since the last publish; embeddings that were committed stay."""
@@ -275,17 +283,23 @@ class Writer:
     def _add_embedding(self, key: bytes, vector: bytes, codes: Codes | None) -> int:
         self._execute("INSERT INTO embeddings (key, vector) VALUES (?, ?) ON CONFLICT DO NOTHING", (key, vector))
         (embedding,) = self._execute("SELECT id FROM embeddings WHERE key = ?", (key,)).fetchone()
+        self._execute(
+            "INSERT INTO embedding_sums (embedding, vector) VALUES (?, ?) ON CONFLICT DO NOTHING",
+            (embedding, zlib.crc32(vector)),
+        )
         if codes is not None:
-            row = (embedding, codes.shape[1], codes.tobytes())
-            self._execute("INSERT OR IGNORE INTO token_codes VALUES (?, ?, ?)", row)
+            packed = codes.tobytes()
+            row = (embedding, codes.shape[1], packed)
+            if self._execute("INSERT OR IGNORE INTO token_codes VALUES (?, ?, ?)", row).rowcount:
+                sql = "UPDATE embedding_sums SET codes = ? WHERE embedding = ?"
+                self._execute(sql, (zlib.crc32(packed), embedding))
         return int(embedding)
 
-    def _publish_documents(self, generation: int, manifest: IndexManifest) -> tuple[bool, Ints]:
-        """Swap documents. Whether the encoder changed, so that every vector is another; and what ceased to be live.
+    def _publish_documents(self, generation: int) -> Ints:
+        """Swap documents. Returns the embeddings that ceased to be live.
 
         All of this looks at the staged and the replaced documents and their embeddings, never at every row there is.
         """
-        before = load_manifest(self._connection)
         staged = [row for (row,) in self._execute("SELECT doc_id FROM documents WHERE generation IS NULL")]
         added = _ints(self._execute(_NEWLY_LIVE))
         touched: set[int] = set()
@@ -294,17 +308,10 @@ class Writer:
             self._execute("DELETE FROM documents WHERE generation IS NOT NULL AND doc_id = ?", (doc_id,))
         self._execute("UPDATE documents SET generation = ? WHERE generation IS NULL", (generation,))
         removed = _ints(self._execute(_NO_LONGER_LIVE, (json.dumps(sorted(touched)),)))
-        if (manifest.encoder, manifest.chunking) != (before.encoder, before.chunking):
-            (older,) = self._execute("SELECT count(*) FROM documents WHERE generation < ?", (generation,)).fetchone()
-            if older:
-                raise IndexMismatchError(
-                    f"{older} documents were indexed with {_describe(before)}, the new ones with {_describe(manifest)};"
-                    " run: rag ingest --rebuild"
-                )
         row = (generation, added.astype("<i8").tobytes(), removed.astype("<i8").tobytes())
         self._execute("INSERT INTO changes VALUES (?, ?, ?)", row)
         self._execute(_SHORTEN_JOURNAL, (JOURNAL_BYTES,))
-        return manifest.encoder != before.encoder, removed
+        return removed
 
     def _drop_embeddings(self, removed: Ints, *, unreferenced: bool) -> None:
         """Drop what the replaced documents alone referred to; and what runs since the last sweep left behind."""
@@ -451,11 +458,6 @@ def _ints(rows: Iterable[Sequence[int]]) -> Ints:
 
 def _are_codes(codes: Codes) -> bool:
     return codes.dtype == np.uint8 and codes.ndim == 2 and codes.shape[1] > 0
-
-
-def _describe(manifest: IndexManifest) -> str:
-    encoder, chunking = manifest.encoder, manifest.chunking
-    return f"'{encoder.name}' ({encoder.dimension}-d, {encoder.pooling}) in chunks of {chunking.max_tokens} tokens"
 
 
 def _pack_metadata(metadata: Mapping[str, object]) -> bytes:

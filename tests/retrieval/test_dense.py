@@ -19,7 +19,9 @@ import retrieval.store
 import retrieval.writer
 from retrieval.dense import DenseIndex, describe_dense, open_dense, rebuild_dense, refresh
 from retrieval.errors import ConfigError, IndexCorruptError, MissingPackageError
+from retrieval.maintain import beside
 from retrieval.store import Store
+from retrieval.versions import switch
 
 ENCODER = HashEncoder()
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -718,9 +720,11 @@ def test_another_encoder_replaces_the_vectors(store):
     publish_texts(store, {"a": "one"})
     dense = open_dense(store)
     other = HashEncoder(dimension=8)
-    with store.writer(manifest=manifest_of(other)) as writer:
-        stage_text(writer, "a", "one", encoder=other)
-        writer.publish(roots=[])
+    with beside(store, manifest_of(other), wait_seconds=0.0) as draft:
+        with draft.writer(locked=True) as writer:
+            stage_text(writer, "a", "one", encoder=other)
+            writer.publish(roots=[], after=store.generation)
+        switch(store.home, draft.folder)
     refresh(store, dense)
     for index in (dense, open_dense(store)):
         assert index.dimension == 8

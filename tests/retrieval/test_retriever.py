@@ -15,9 +15,11 @@ from retrieval.analyze import Analyzer, UserDictionary
 from retrieval.encoder import passage_input
 from retrieval.errors import EmptyTextError, IndexMismatchError, TextTooLongError
 from retrieval.filters import Filter, parse_filter
+from retrieval.maintain import beside
 from retrieval.records import Chunk, Document
 from retrieval.store import Store, embedding_key
 from retrieval.synonyms import Synonyms
+from retrieval.versions import switch
 
 TEXTS = {
     "try.md": "# Try\n\nThe else clause is executed when no exception was raised in the try suite.\n",
@@ -149,9 +151,10 @@ def test_an_index_built_anew_with_another_encoder_is_refused_and_stays_so(tmp_pa
         publish_texts(store, {"a": "cats sleep"}, encoder=encoder)
         retriever = open_retriever(store, encoder)
         assert retriever.search("cats", k=1).hits
-        with store.writer(manifest=replace(store.manifest, encoder=other)) as writer:
-            writer.remove(["a"])
-            writer.publish(roots=["/docs"])
+        with beside(store, replace(store.manifest, encoder=other), wait_seconds=0.0) as draft:
+            with draft.writer(locked=True) as writer:
+                writer.publish(roots=["/docs"], after=store.generation)
+            switch(folder, draft.folder)
         for _ in range(2):
             with pytest.raises(IndexMismatchError, match=r"'another' .* while 'hashed-words' .* start again"):
                 retriever.search("cats", k=1)

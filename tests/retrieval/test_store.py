@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 import retrieval.database
 import retrieval.store
 import retrieval.writer
+from retrieval.encoder import passage_input
 from retrieval.errors import IndexBusyError, IndexCorruptError, IndexMismatchError, IndexMissingError, RagError
 from retrieval.records import Chunk, Document, Failure, Span
 from retrieval.store import DATABASE, LOCK, DocumentFacts, Store, embedding_key
@@ -64,7 +65,8 @@ def test_a_document_comes_back_as_it_was(store):
     )
     chunk = Chunk("c\udc80", document.doc_id, 0, 1, 12, document.text[1:12], 7, ("α\udfff", "b"), 2, "T\ud800 > α")
     with store.writer() as writer:
-        ids = writer.add_embeddings([embedding_key(ENCODER.spec, chunk.text)], ENCODER.encode_passages(["x"]))
+        key = embedding_key(ENCODER.spec, passage_input(chunk.context, chunk.text))
+        ids = writer.add_embeddings([key], ENCODER.encode_passages(["x"]))
         writer.stage(document, [chunk], ids, [1])
         writer.publish(roots=[document.root])
     assert store.document(document.doc_id) == document
@@ -99,7 +101,7 @@ def test_overlapping_chunks_of_a_long_document(store):
         Chunk(f"c{n}", "d", n, n * 1000, n * 1000 + 1500, text[n * 1000 : n * 1000 + 1500], 1) for n in range(100)
     ]
     with store.writer() as writer:
-        keys = [embedding_key(ENCODER.spec, chunk.chunk_id) for chunk in chunks]
+        keys = [embedding_key(ENCODER.spec, chunk.text) for chunk in chunks]
         ids = writer.add_embeddings(keys, ENCODER.encode_passages([chunk.chunk_id for chunk in chunks]))
         writer.stage(Document("d", "/r", "d", "", "", text), chunks, ids, [1] * 100)
         writer.publish(roots=[])
@@ -361,31 +363,10 @@ def test_a_chunk_that_is_not_a_slice_is_refused(store):
             writer.stage(document, [chunk], [77], [1])
 
 
-def test_another_encoder_needs_every_document_anew(store):
-    publish_texts(store, {"a": "one", "b": "two"})
-    other = HashEncoder(dimension=32, name="smaller")
-    with store.writer(manifest=manifest_of(other)) as writer:
-        stage_text(writer, "a", "one", encoder=other)
-        with pytest.raises(IndexMismatchError, match="run: rag ingest --rebuild"):
-            writer.publish(roots=[])
-        assert store.manifest.encoder == ENCODER.spec
-        stage_text(writer, "b", "two", encoder=other)
-        writer.publish(roots=[])
-    assert store.manifest == manifest_of(other)
-    assert store.vectors()[1].shape == (2, 32)
-    assert store.verify() == []
-    with store.writer() as writer, pytest.raises(IndexMismatchError, match=r"give the manifest to writer"):
-        writer.publish(roots=[], manifest=manifest_of(ENCODER))
-
-
 def test_the_manifest_comes_back(tmp_path):
     manifest = replace(manifest_of(ENCODER), created_at="2026-11-01T00:00:00Z", versions={"faiss": "1.15.1"})
     with Store.create(tmp_path / "new" / "index", manifest) as store:
         assert store.manifest == manifest
-        newer = replace(manifest, versions={"faiss": "2"})
-        with store.writer() as writer:
-            writer.publish(roots=[], manifest=newer)
-        assert store.manifest == newer
 
 
 # ---- opening, locking ------------------------------------------------------------------------------------------------
@@ -613,10 +594,18 @@ def test_a_killed_run_keeps_what_it_encoded_until_a_later_run_is_done(store):
     assert store.verify() == []
 
 
+SUMS = "SELECT * FROM document_sums", "SELECT * FROM embedding_sums"
+
+
 def old_format(store, version):
-    """What an index looked like before there was an index by place (2), and before there was a journal (1)."""
+    """What an index looked like before checksums (3), an index by place (2) and a journal (1)."""
     with raw(store) as connection:
-        connection.executescript("DROP INDEX documents_places; PRAGMA user_version = 2")
+        connection.executescript(
+            "DROP TABLE document_sums; DROP TABLE embedding_sums; DELETE FROM manifest WHERE key LIKE 'sum of %';"
+            "PRAGMA user_version = 3"
+        )
+        if version < 3:
+            connection.executescript("DROP INDEX documents_places; PRAGMA user_version = 2")
         if version == 1:
             connection.executescript(
                 "DROP TABLE changes; DELETE FROM manifest WHERE key = 'swept_embeddings';"
@@ -647,6 +636,27 @@ def test_an_index_of_format_2_can_be_read_and_the_first_writer_migrates_it(store
         assert [len(each) for each in reader.changes_since(1)] == [1, 1]
         assert list(reader.hashes("/docs", "a.txt")) == ["a.txt"]
         assert reader.verify() == []
+
+
+def test_an_index_of_format_3_gets_checksums_with_the_first_writer(store):
+    with store.writer() as writer:
+        writer.put_blob("numbers", b"1234")
+        (each,) = stage_text(writer, "a", "one")
+        key = embedding_key(ENCODER.spec, "one")
+        assert writer.add_embeddings([key], ENCODER.encode_passages(["one"]), [np.ones((1, 16), np.uint8)]) == [each]
+        stage_text(writer, "b", "two")
+        writer.publish(roots=["/docs"])
+    with raw(store) as connection:
+        before = [connection.execute(table).fetchall() for table in SUMS]
+    old_format(store, 3)
+    with Store.open(store.folder) as reader:
+        assert (texts_of(reader), reader.verify()) == ({"a": "one", "b": "two"}, [])
+        with reader.writer():
+            pass
+        with raw(store) as connection:
+            assert [connection.execute(table).fetchall() for table in SUMS] == before
+            connection.execute("UPDATE blobs SET data = x'00' WHERE name = 'numbers'")
+        assert reader.verify() == ["the stored numbers are not those that were stored"]
 
 
 def test_a_document_is_found_by_its_place_without_a_look_at_the_others(store):
@@ -747,6 +757,15 @@ UPDATE chunks SET embedding = 9 WHERE embedding = 1
 """
 
 
+def test_a_damaged_text_is_never_handed_out(store):
+    publish_texts(store, {"a": "hello", "b": "other"})
+    with raw(store) as connection:
+        connection.execute("UPDATE documents SET text = CAST('hallo' AS BLOB) WHERE doc_id = CAST('a' AS BLOB)")
+    with pytest.raises(IndexCorruptError, match=r"the stored text of 'a.txt' is damaged; run: rag index repair"):
+        store.document("a")
+    assert store.document("b").text == "other"
+
+
 @pytest.mark.parametrize(
     ("damage", "problem"),
     [
@@ -755,7 +774,11 @@ UPDATE chunks SET embedding = 9 WHERE embedding = 1
         ("DELETE FROM embeddings WHERE id = 1", "embedding 1 is used by a chunk and is missing"),
         ("UPDATE documents SET text = x'78' WHERE doc_id = x'61'", "has 1 characters, not the recorded"),
         ("UPDATE documents SET text = x'ff' WHERE doc_id = x'61'", "decode"),
-        ("UPDATE documents SET metadata = x'7b'", "Expecting"),
+        ("UPDATE documents SET metadata = x'7b'", "the text of document 'a.txt' is not the one that was stored"),
+        ("UPDATE documents SET text = x'68c3a96c6c71' WHERE doc_id = x'61'", "not what its embedding was made from"),
+        ("UPDATE chunks SET line = 7 WHERE embedding = 1", "list of chunks of document 'a.txt' is not the one"),
+        ("UPDATE embeddings SET vector = (SELECT vector FROM embeddings WHERE id = 2)", "vector of embedding 1 are not"),
+        ("UPDATE embeddings SET key = zeroblob(32) WHERE id = 1", "is not what its embedding was made from"),
         ("UPDATE chunks SET end_byte = end_byte - 1 WHERE embedding = 1", "is not the text [0:5] of its document"),
         ("UPDATE chunks SET start_char = -1 WHERE embedding = 1", "is not the text [-1:5] of its document"),
         ("DELETE FROM chunks WHERE embedding = 1", "has 0 chunks, not the recorded 1"),
