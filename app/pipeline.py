@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from app.config import Config
-    from ingest.build import Settings
+    from ingest.indexer import Settings
     from prompts import Prompt
     from reader.backends.base import Backend
     from reader.backends.loading import ZephyrSettings
@@ -331,7 +331,7 @@ class Pipeline:
         )
 
     def _settings(self) -> Settings:
-        from ingest.build import Settings
+        from ingest.indexer import Settings
         from ingest.isolate import Limits
         from retrieval.encoder import encoder_spec
 

@@ -29,7 +29,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.table import Table
-from ingest.build import Settings, document_id, forget_documents, ingest
+from ingest.build import forget_documents, ingest
+from ingest.files import document_id
+from ingest.indexer import Settings
 from retrieval.analyze import Analyzer
 from retrieval.dense import DenseIndex, open_dense
 from retrieval.encoder import BUNDLED_NAME, Encoded, load_tokenizer, model_folder

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 
 from retrieval.records import Failure
 
+Place = tuple[str, str]
+"""(root, source) of a document, a file or a failure."""
+
 
 @dataclass(frozen=True, slots=True)
 class Skipped:

@@ -88,6 +88,7 @@ __all__ = [
     "Store",
     "StoredChunk",
     "Writer",
+    "document_of",
     "embedding_key",
 ]
 
@@ -329,7 +330,7 @@ class Store:
                     raise IndexCorruptError(
                         f"the stored text of '{_shown(row['source'])}' is damaged; run: rag index repair"
                     )
-                return _document(row)
+                return document_of(row)
         return None
 
     def document_roots(self) -> list[str]:
@@ -566,7 +567,8 @@ class Store:
         with self.snapshot():
             for check in checks:
                 try:
-                    problems.extend(check())
+                    with explained(self.folder):
+                        problems.extend(check())
                 except (IndexCorruptError, ValueError) as error:  # ValueError: bytes that are no UTF-8 or JSON
                     problems.append(str(error))
         return problems
@@ -687,7 +689,8 @@ class Store:
         encoder = self.manifest.encoder
         for row, source in self._rows("SELECT id, source FROM documents WHERE generation IS NOT NULL"):
             try:
-                yield from self._verify_document(row, _shown(source), encoder)
+                with explained(self.folder):
+                    yield from self._verify_document(row, _shown(source), encoder)
             except (IndexCorruptError, ValueError) as error:
                 yield f"document '{_shown(source)}' cannot be read: {error}"
 
@@ -747,7 +750,8 @@ def _make_folder(folder: Path) -> None:
         raise RagError(f"the index folder '{folder}' cannot be made: {error.strerror}") from error
 
 
-def _document(row: sqlite3.Row) -> Document:
+def document_of(row: sqlite3.Row) -> Document:
+    """The document in a row of its table."""
     return Document(
         doc_id=unpack(row["doc_id"]),
         root=unpack(row["root"]),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from ingest.records import IngestReport
     from retrieval.encoder import OpenVinoEncoder, SentenceTransformerEncoder
@@ -42,6 +42,28 @@ def torch_encoder(encoder: OpenVinoEncoder) -> SentenceTransformerEncoder:
     from retrieval.encoder import SentenceTransformerEncoder, model_folder
 
     return SentenceTransformerEncoder(model_folder(encoder.spec.name), encoder.spec)
+
+
+@pytest.fixture(scope="session")
+def small_zephyr(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with Zephyr's tokenizer and a small random model, to be copied before it is changed.
+
+    Its answers vary: with the usual small weights it would repeat one token.
+    """
+    from bench.small_models import save_small_model
+
+    return save_small_model(tmp_path_factory.mktemp("small-zephyr") / "model", initializer_range=0.2)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Matrices as small as those of test models only get slower on several threads."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")
@@ -101,7 +123,8 @@ def save_tiny_model() -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def put_in_index(encoder: OpenVinoEncoder) -> Callable[..., IngestReport]:
     """Writes texts into files (None deletes one) and brings an index up to date with their folder."""
-    from ingest.build import Settings, ingest
+    from ingest.build import ingest
+    from ingest.indexer import Settings
     from retrieval.records import ChunkingSpec
 
     def put(folder: Path, index: Path, texts: dict[str, str | None], *, max_tokens: int = 512) -> IngestReport:

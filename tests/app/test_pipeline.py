@@ -37,7 +37,7 @@ def quiet(_: Progress) -> None:
 @pytest.fixture(autouse=True)
 def little_common_text(monkeypatch) -> None:
     """Enough to fit a codec on; every test here makes an index of its own."""
-    monkeypatch.setattr("ingest.build._ENOUGH_TOKENS", 1500)
+    monkeypatch.setattr("ingest.indexer._ENOUGH_TOKENS", 1500)
 
 
 @pytest.fixture

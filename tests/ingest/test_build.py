@@ -19,7 +19,9 @@ import numpy as np
 import pytest
 from doubles import HashEncoder, open_retriever
 
-from ingest.build import Settings, document_id, forget_documents, ingest, ingest_documents
+from ingest.build import forget_documents, ingest, ingest_documents
+from ingest.files import document_id
+from ingest.indexer import Settings
 from ingest.isolate import Limits
 from ingest.records import IngestReport, Progress
 from retrieval.analyze import Analyzer, UserDictionary
@@ -137,7 +139,7 @@ def bench(tmp_path: Path) -> Bench:
 @pytest.fixture(autouse=True)
 def no_common_text(monkeypatch) -> None:
     """Encoder calls are counted here, so that none should be for texts of others."""
-    monkeypatch.setattr("ingest.build._ENOUGH_TOKENS", 0)
+    monkeypatch.setattr("ingest.indexer._ENOUGH_TOKENS", 0)
 
 
 def prose(seed: int, words: int = 60) -> str:
@@ -614,7 +616,7 @@ def test_what_is_missing_of_an_archive_is_named_and_tried_again(bench):
 
 @pytest.mark.parametrize("questions", [1, 8, 14, 20])
 def test_a_run_that_was_stopped_inside_an_archive_is_finished_by_the_next(bench, questions, tmp_path, monkeypatch):
-    monkeypatch.setattr("ingest.build._BATCH_TEXTS", 8)
+    monkeypatch.setattr("ingest.indexer._BATCH_TEXTS", 8)
     names = [f"m{number}" for number in range(8)]
     pack(bench, **{name: prose(number, 90) for number, name in enumerate(names)})
     assert bench.run(stop=after(questions)).interrupted
@@ -655,7 +657,7 @@ def test_an_archive_may_be_named_by_itself_and_then_with_its_folder(bench):
 @pytest.fixture
 def many(bench, monkeypatch) -> Bench:
     """Forty documents in batches of four."""
-    monkeypatch.setattr("ingest.build._BATCH_TEXTS", 16)
+    monkeypatch.setattr("ingest.indexer._BATCH_TEXTS", 16)
     bench.write(**{f"d{number:02d}": prose(number, 90) for number in range(40)})
     return bench
 
@@ -730,7 +732,7 @@ def test_an_exception_leaves_the_old_state_and_loses_no_more_than_the_last_texts
 
 
 def test_one_large_document_is_committed_as_it_goes(bench, monkeypatch):
-    monkeypatch.setattr("ingest.build._COMMIT_TEXTS", 8)
+    monkeypatch.setattr("ingest.indexer._COMMIT_TEXTS", 8)
     bench.write(small=prose(1))
     bench.run()
     bench.write(large=prose(2, 3000))
@@ -747,10 +749,11 @@ KILLED = """
 import sys, os, signal
 from pathlib import Path
 from doubles import HashEncoder
-from ingest.build import Settings, ingest
+from ingest.build import ingest
+from ingest.indexer import Settings
 from retrieval.records import ChunkingSpec
-import ingest.build
-ingest.build._BATCH_TEXTS = 16
+import ingest.indexer
+ingest.indexer._BATCH_TEXTS = 16
 
 class Deadly(HashEncoder):
     seen = 0
@@ -860,7 +863,7 @@ def test_token_codes_are_there_for_every_chunk(bench):
 
 
 def test_the_codec_does_not_depend_on_where_the_folder_lies(bench, tmp_path, monkeypatch):
-    monkeypatch.setattr("ingest.build._SAMPLE_TOKENS", 150)
+    monkeypatch.setattr("ingest.indexer._SAMPLE_TOKENS", 150)
     bench.write(**{f"d{number}": prose(number, 90) for number in range(10)})
     bench.run()
     moved = replace(bench, docs=tmp_path / "moved", index=tmp_path / "scratch")
@@ -872,7 +875,7 @@ def test_the_codec_does_not_depend_on_where_the_folder_lies(bench, tmp_path, mon
 
 
 def test_a_codec_is_never_fitted_on_a_few_words(bench, monkeypatch):
-    monkeypatch.setattr("ingest.build._ENOUGH_TOKENS", 1000)
+    monkeypatch.setattr("ingest.indexer._ENOUGH_TOKENS", 1000)
     bench.write(a="just one note.")
     report = bench.run()
     assert report.embedded == 1
