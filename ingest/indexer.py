@@ -88,7 +88,6 @@ class Indexer:
         self._make_encoder, self._analyzer, self._report = make_encoder, analyzer, report
         self._tally, self._stop = tally, stop
         self._tools: _Tools | None = None
-        self._sampled: dict[bytes, Encoded] = {}
 
     def add(
         self,
@@ -168,26 +167,32 @@ class Indexer:
         if saved is not None:
             tools.codec = SignCodec.load(saved, dimension=encoder.spec.dimension)
         else:
-            tools.codec = self._fit(tools, sample())
-            if self._sampled and not self._stop():  # one fitted on less than it could be is not for keeping
-                self._writer.put_blob(name, tools.codec.dump())
+            tools.codec = self._fit(tools, name, sample())
         return tools
 
-    def _fit(self, tools: _Tools, sample: Iterable[Document]) -> SignCodec:
-        """Fit the token codec on documents from all over the corpus; what is encoded for it is not encoded again."""
-        seen = 0
-        for documents, wanted in ((sample, _SAMPLE_TOKENS), (_common_text(), _ENOUGH_TOKENS)):
+    def _fit(self, tools: _Tools, name: str, sample: Iterable[Document]) -> SignCodec:
+        """Fit the token codec on documents from all over the corpus; what is encoded for it is kept with it."""
+        seen, sampled = 0, dict[bytes, Encoded]()
+        own: list[bytes] = []  # not of the common text
+        for kept, documents, wanted in ((own, sample, _SAMPLE_TOKENS), ([], _common_text(), _ENOUGH_TOKENS)):
             for key, text in chain.from_iterable(tools.inputs(tools.split(document)) for document in documents):
                 if seen >= wanted or self._stop():
                     break
-                if key not in self._sampled:
-                    self._sampled[key] = next(iter(tools.encoder.encode([text])))
-                    seen += len(self._sampled[key].ids)
+                if key not in sampled:
+                    sampled[key] = next(iter(tools.encoder.encode([text])))
+                    kept.append(key)
+                    seen += len(sampled[key].ids)
                     self._report(Progress("sampling the documents", seen, None, "tokens"))
-        tokens = [encoded.tokens for encoded in self._sampled.values()]
-        return SignCodec.fit(
+        tokens = [encoded.tokens for encoded in sampled.values()]
+        codec = SignCodec.fit(
             np.concatenate(tokens) if tokens else np.eye(tools.encoder.spec.dimension, dtype=np.float32)
         )
+        if sampled and not self._stop():  # one fitted on less than it could be is not for keeping
+            self._writer.put_blob(name, codec.dump())
+            for key in own:
+                self._add(key, sampled[key], codec)
+            self._writer.commit_batch()
+        return codec
 
     def _encode(
         self, tools: _Tools, inputs: Mapping[bytes, str], encoded_share: Callable[[float], None]
@@ -195,18 +200,22 @@ class Indexer:
         """Key -> embedding id of every text; of fewer when the run is stopped meanwhile."""
         ids = self._writer.known(list(inputs), with_codes=True)
         new = [key for key in inputs if key not in ids]
-        fresh = iter(tools.encoder.encode([inputs[key] for key in new if key not in self._sampled]))
-        for key in new:  # in the order of the documents, so that a stopped run has whole ones
-            encoded = self._sampled.pop(key) if key in self._sampled else next(fresh)
-            codes = tools.codec.encode(encoded.tokens)
-            ids[key] = self._writer.add_embeddings([key], encoded.vector[None, :], [codes])[0]
-            self._tally.embedded += 1
+        fresh = tools.encoder.encode([inputs[key] for key in new])
+        for key, encoded in zip(
+            new, fresh, strict=True
+        ):  # in the documents' order, so that a stopped run has whole ones
+            ids[key] = self._add(key, encoded, tools.codec)
             if self._tally.embedded % _COMMIT_TEXTS == 0:
                 self._writer.commit_batch()
             encoded_share(len(ids) / len(inputs))
             if self._stop():
                 break
         return ids
+
+    def _add(self, key: bytes, encoded: Encoded, codec: SignCodec) -> int:
+        self._tally.embedded += 1
+        codes = codec.encode(encoded.tokens)
+        return self._writer.add_embeddings([key], encoded.vector[None, :], [codes])[0]
 
     def _forget(self, tools: _Tools, doc_id: str) -> None:
         """Take the published version of a document out of the statistics."""

@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from itertools import chain, groupby
 from pathlib import Path
 from typing import Any, cast
@@ -219,7 +220,26 @@ def check_format(folder: Path, connection: sqlite3.Connection) -> int:
             f"the index in '{folder}' has format {version}, this program reads up to format {SCHEMA_VERSION};"
             " ingest the documents into another folder"
         )
+    found, ours = _schema(connection), _our_schema()
+    if not found <= ours or (version == SCHEMA_VERSION and found != ours):
+        raise IndexCorruptError(
+            f"'{folder / DATABASE}' holds other tables than this program makes; run: rag index restore FILE, or ingest"
+            " the documents into another folder"
+        )
     return int(version)
+
+
+def _schema(connection: sqlite3.Connection) -> set[tuple[str, ...]]:
+    """What is in a database: a view or a trigger of somebody else's would act in the name of ours."""
+    sql = "SELECT type, name, tbl_name, sql FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%'"
+    return {tuple(row) for row in connection.execute(sql)}
+
+
+@lru_cache(maxsize=1)
+def _our_schema() -> set[tuple[str, ...]]:
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript(CREATE)
+        return _schema(connection)
 
 
 def migrate(folder: Path, connection: sqlite3.Connection) -> None:
@@ -296,8 +316,12 @@ def explained(folder: Path) -> Iterator[None]:
         if code & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
             raise IndexBusyError(f"another process keeps the index in '{folder}' locked; try again") from error
         if code & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}:
-            raise IndexCorruptError(f"'{folder / DATABASE}' is damaged or is no index: {error}") from error
+            raise IndexCorruptError(
+                f"'{folder / DATABASE}' is damaged or is no index: {error}; run: rag index repair, or restore a backup"
+            ) from error
         raise RagError(f"SQLite could not work on the index in '{folder}': {error}") from error
+    except UnicodeDecodeError as error:  # SQLite's own message quotes what it has found
+        raise IndexCorruptError(f"'{folder / DATABASE}' is damaged: its schema cannot be read") from error
 
 
 # ---- rows ------------------------------------------------------------------------------------------------------------

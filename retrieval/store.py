@@ -23,9 +23,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
 import numpy as np
 
@@ -93,8 +93,9 @@ __all__ = [
 ]
 
 _CHUNKS = """
-SELECT chunks.*, documents.doc_id, documents.root, documents.source, documents.metadata
-FROM {wanted} JOIN documents ON documents.id = chunks.document WHERE documents.generation IS NOT NULL {condition}
+SELECT chunks.*, documents.doc_id, documents.root, documents.source, documents.metadata, embeddings.key
+FROM {wanted} JOIN documents ON documents.id = chunks.document JOIN embeddings ON embeddings.id = chunks.embedding
+WHERE documents.generation IS NOT NULL {condition}
 ORDER BY documents.root, documents.source, documents.doc_id, chunks.ordinal
 """
 _CHUNKS_BY_EMBEDDING = _CHUNKS.format(
@@ -113,6 +114,8 @@ WITH RECURSIVE found (root) AS (
     FROM found WHERE root IS NOT NULL
 ) SELECT root FROM found WHERE root IS NOT NULL
 """
+P = ParamSpec("P")
+R = TypeVar("R")
 _WHAT = "vector", "token codes"
 _BEFORE, _AFTER = _NEIGHBOUR.format("max(ordinal)", "<"), _NEIGHBOUR.format("min(ordinal)", ">")
 
@@ -202,6 +205,17 @@ def embedding_key(encoder: EncoderSpec, text: str) -> bytes:
     return hashlib.sha256(_fingerprint(encoder) + pack(text)).digest()
 
 
+def _reads(method: Callable[Concatenate[Store, P], R]) -> Callable[Concatenate[Store, P], R]:
+    """What a method finds that cannot be decoded is damage, and is called so."""
+
+    @wraps(method)
+    def reading(self: Store, /, *arguments: P.args, **named: P.kwargs) -> R:
+        with self._reading():
+            return method(self, *arguments, **named)
+
+    return reading
+
+
 class Store:
     """An opened index folder. Reads may come from several threads; all of them see published state only.
 
@@ -221,6 +235,7 @@ class Store:
     def _open(self) -> None:
         self._stamp = stamp(self.home)
         self.folder = self._version or versions(self.home).live
+        self._encoder_spec: EncoderSpec | None = None
         self._connection, immutable = connect_for_reading(self.folder)
         try:
             self._format = check_format(self.folder, self._connection)
@@ -293,7 +308,7 @@ class Store:
     @property
     def manifest(self) -> IndexManifest:
         """What the numbers of this index depend on; read anew each time."""
-        with self.snapshot(), explained(self.folder):
+        with self._reading(), self.snapshot():
             return load_manifest(self._connection)
 
     @contextmanager
@@ -312,6 +327,7 @@ class Store:
 
     # ---- reading -----------------------------------------------------------------------------------------------------
 
+    @_reads
     def documents(self) -> list[DocumentRow]:
         """All documents, ordered by root, source and id."""
         rows = self._rows(
@@ -320,6 +336,7 @@ class Store:
         )
         return [DocumentRow(**{name: _plain(row[name]) for name in row.keys()}) for row in rows]  # noqa: SIM118 - a Row
 
+    @_reads
     def document(self, doc_id: str) -> Document | None:
         """One document with its whole text, or None. Raises IndexCorruptError where it is not as it was stored."""
         with self.snapshot():
@@ -333,10 +350,12 @@ class Store:
                 return document_of(row)
         return None
 
+    @_reads
     def document_roots(self) -> list[str]:
         """The roots that documents have, in order, those of files that were ingested one by one included."""
         return [unpack(root) for (root,) in self._rows(_ROOTS)]
 
+    @_reads
     def hashes(self, root: str, source: str | None = None) -> dict[str, tuple[str, str]]:
         """Source -> (doc_id, content_hash) of the documents of a root, or of one source of it."""
         sql = "SELECT source, doc_id, content_hash FROM documents WHERE generation IS NOT NULL AND root = ?"
@@ -346,6 +365,7 @@ class Store:
             rows = self._rows(f"{sql} AND source = ?", (pack(root), pack(source)))
         return {unpack(source): (unpack(doc_id), unpack(digest)) for source, doc_id, digest in rows}
 
+    @_reads
     def chunks_of_embeddings(self, ids: Iterable[int]) -> dict[int, list[StoredChunk]]:
         """The chunks behind embeddings, ordered by root, source, document and ordinal. Unknown ids are left out."""
         found: dict[int, list[StoredChunk]] = defaultdict(list)
@@ -354,12 +374,14 @@ class Store:
                 found[row["embedding"]].append(self._stored_chunk(row))
         return dict(found)
 
+    @_reads
     def chunks_by_id(self, chunk_ids: Iterable[str]) -> dict[str, StoredChunk]:
         """The chunks with these ids; unknown ids are left out."""
         with self.snapshot():
             rows = {each: self._rows(_CHUNKS_BY_ID, (pack(each),)) for each in chunk_ids}
             return {each: self._stored_chunk(found[0]) for each, found in rows.items() if found}
 
+    @_reads
     def neighbours(self, chunk_ids: Iterable[str]) -> dict[str, tuple[StoredChunk | None, StoredChunk | None]]:
         """The chunks right before and after each chunk in its document; unknown ids are left out."""
         found = {}
@@ -370,7 +392,8 @@ class Store:
                     found[each] = self._first_chunk(_BEFORE, place), self._first_chunk(_AFTER, place)
         return found
 
-    def document_facts(self) -> Iterator[DocumentFacts]:
+    @_reads
+    def document_facts(self) -> list[DocumentFacts]:
         """What filters look at, of every document, ordered by row; metadata is decoded when somebody looks at it.
 
         Measured with 250,000 documents: 1.1 s, 1.9 with all of it decoded and kept.
@@ -379,8 +402,8 @@ class Store:
             "SELECT id AS row, doc_id, root, source, media_type, title, metadata FROM documents"
             " WHERE generation IS NOT NULL ORDER BY id"
         )
-        for row, doc_id, root, source, media_type, title, metadata in rows:
-            yield DocumentFacts(
+        return [
+            DocumentFacts(
                 row=row,
                 doc_id=unpack(doc_id),
                 root=unpack(root),
@@ -389,7 +412,10 @@ class Store:
                 title=unpack(title),
                 metadata=_Metadata(metadata),
             )
+            for row, doc_id, root, source, media_type, title, metadata in rows
+        ]
 
+    @_reads
     def embeddings_of_documents(self, rows: Sequence[int], *, pages: tuple[int, int] | None = None) -> Ints:
         """The embeddings of the chunks of documents (`DocumentFacts.row`): int64 (n,), ascending, each once.
 
@@ -404,6 +430,7 @@ class Store:
         found = self._rows(sql, (json.dumps([int(row) for row in rows]), *(pages or ())))
         return np.unique(np.fromiter((each for (each,) in found), dtype=np.int64, count=len(found)))
 
+    @_reads
     def token_codes(self, embedding_ids: Iterable[int]) -> dict[int, Codes]:
         """The coded token vectors of embeddings: uint8 (n_tokens, code_bytes). Embeddings without any are left out."""
         rows = self._rows(
@@ -412,35 +439,39 @@ class Store:
         )
         return {each: np.frombuffer(codes, dtype=np.uint8).reshape(-1, width) for each, width, codes in rows}
 
+    @_reads
     def failures(self) -> list[Failure]:
         """Files that could not be ingested, ordered by root and source."""
         rows = self._rows("SELECT root, source, reason, advice FROM failures ORDER BY root, source")
         return [Failure(*map(unpack, row)) for row in rows]
 
+    @_reads
     def roots(self) -> list[str]:
         """The folders that were ingested, in order."""
         return [unpack(root) for (root,) in self._rows("SELECT root FROM roots ORDER BY root")]
 
+    @_reads
     def blob(self, name: str) -> bytes | None:
         """Bytes saved under a name, or None."""
         return first_blob(self._rows("SELECT data FROM blobs WHERE name = ?", (name,)))
 
+    @_reads
     def artefact(self, kind: str = DENSE) -> Artefact | None:
         """The record of the derived file of a kind, or None."""
-        with self._reading():
-            return read_artefact(self._connection, kind)
+        return read_artefact(self._connection, kind)
 
+    @_reads
     def live_embeddings(self) -> Ints:
         """The embeddings of published chunks: int64 (n,), ascending."""
-        with self._reading():
-            return live_embeddings(self._connection)
+        return live_embeddings(self._connection)
 
+    @_reads
     def changes_since(self, generation: int) -> tuple[Ints, Ints] | None:
         """The embeddings that became live since a generation and those that ceased to be, both int64 (n,), ascending.
 
         None where the journal does not reach back so far: then compare with `live_embeddings`.
         """
-        with self.snapshot(), explained(self.folder):
+        with self.snapshot():
             return changes_since(self._connection, generation, self.generation)
 
     def passages(self, ids: Ints | None = None, *, rows: int = BATCH_ROWS) -> Iterator[PassageText]:
@@ -461,18 +492,19 @@ class Store:
         Each batch is a read of its own: use a snapshot where they must belong together. Unknown ids are left out.
         """
         wanted = self.live_embeddings() if ids is None else np.unique(ids)
-        dimension = self._dimension()
+        dimension = self._encoder().dimension
         for first in range(0, len(wanted), rows):
             with self._reading():
                 batch = read_vectors(self._connection, wanted[first : first + rows], dimension)
             yield batch
 
+    @_reads
     def vectors(self, ids: Ints | None = None) -> tuple[Ints, Floats]:
         """Ids, ascending, and their unit vectors, float32 (n, dim). Needs room for the result and one batch."""
         with self.snapshot():
             wanted = self.live_embeddings() if ids is None else np.unique(ids)
             found = np.empty(len(wanted), dtype=np.int64)
-            vectors = np.empty((len(wanted), self._dimension()), dtype=np.float32)
+            vectors = np.empty((len(wanted), self._encoder().dimension), dtype=np.float32)
             size = 0
             for some_ids, some in self.vector_batches(wanted):
                 found[size : size + len(some)], vectors[size : size + len(some)] = some_ids, some
@@ -495,6 +527,7 @@ class Store:
                 yield from ((each, what) for what, new, old in zip(_WHAT, found, sums, strict=True) if new != old)
             last = rows[-1]["id"]
 
+    @_reads
     def counts(self) -> Counts:
         """How much is published, and what it takes on disk."""
         with self.snapshot():
@@ -567,9 +600,9 @@ class Store:
         with self.snapshot():
             for check in checks:
                 try:
-                    with explained(self.folder):
+                    with self._reading():
                         problems.extend(check())
-                except (IndexCorruptError, ValueError) as error:  # ValueError: bytes that are no UTF-8 or JSON
+                except IndexCorruptError as error:
                     problems.append(str(error))
         return problems
 
@@ -584,7 +617,12 @@ class Store:
     def _reading(self) -> Iterator[None]:
         with self._lock, explained(self.folder):
             self._reopen_if_changed()
-            yield
+            try:
+                yield
+            except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
+                raise IndexCorruptError(
+                    f"a row of '{self.folder / DATABASE}' cannot be read ({error}); run: rag index repair"
+                ) from error
 
     def _rows(self, sql: str, parameters: Sequence[object] = ()) -> list[sqlite3.Row]:
         with self._reading():
@@ -601,10 +639,12 @@ class Store:
             self._connection.close()
             self._open()
 
-    def _dimension(self) -> int:
-        """Of the vectors. The whole manifest takes ten times as long to read, which a search does not need."""
-        with self._reading():
-            return int(load_setting(self._connection, "encoder")["dimension"])
+    @_reads
+    def _encoder(self) -> EncoderSpec:
+        """What the vectors were made with; the same as long as a version lasts."""
+        if self._encoder_spec is None:
+            self._encoder_spec = load_manifest(self._connection).encoder
+        return self._encoder_spec
 
     @property
     def _has_sums(self) -> bool:
@@ -627,17 +667,21 @@ class Store:
         return self._stored_chunk(rows[0]) if rows else None
 
     def _stored_chunk(self, row: sqlite3.Row) -> StoredChunk:
+        """The chunk of a row, whose text is the one that its embedding was made from."""
+        text, context = unpack(self._slice(row["document"], row["start_byte"], row["end_byte"])), unpack(row["context"])
+        if embedding_key(self._encoder(), passage_input(context, text)) != row["key"]:
+            raise IndexCorruptError(f"the stored text of '{_shown(row['source'])}' is damaged; run: rag index repair")
         chunk = Chunk(
             chunk_id=unpack(row["chunk_id"]),
             doc_id=unpack(row["doc_id"]),
             ordinal=row["ordinal"],
             start=row["start_char"],
             end=row["end_char"],
-            text=unpack(self._slice(row["document"], row["start_byte"], row["end_byte"])),
+            text=text,
             tokens=row["tokens"],
             heading=tuple(unpack_json(row["heading"])),
             page=row["page"],
-            context=unpack(row["context"]),
+            context=context,
         )
         return StoredChunk(
             chunk,
@@ -659,8 +703,8 @@ class Store:
 
     def _verify_database(self) -> Iterator[str]:
         for (line,) in self._rows("PRAGMA integrity_check(20)"):
-            if line != "ok":
-                yield f"SQLite: {line}"
+            parts = () if line == "ok" else line.splitlines()
+            yield from (f"SQLite: {part}" for part in parts if not part.startswith("***"))
         for table, row, parent, _ in self._rows("PRAGMA foreign_key_check"):
             yield f"SQLite: row {row} of '{table}' refers to a missing row of '{parent}'"
 
@@ -673,26 +717,27 @@ class Store:
             for each in ids[~is_unit(vectors)]:
                 yield f"the vector of embedding {each} is not of length 1"
         for each, width, size in self._rows("SELECT embedding, width, length(codes) FROM token_codes"):
-            if width < 1 or size % width:
+            if not width or width < 1 or size is None or size % width:
                 yield f"the token codes of embedding {each} are not rows of {width} bytes"
         for each, what in self.damaged_embeddings():
-            yield f"the {what} of embedding {each} are not those that were stored"
+            yield f"the {what} of embedding {each} is not what was stored"
 
     def _verify_blobs(self) -> Iterator[str]:
         for row in self._rows("SELECT name, data FROM blobs"):
             wanted = self._setting(blob_sum(row["name"]))
             if wanted is not None and digest([row["data"]]).hex() != wanted:
-                yield f"the stored {row['name']} are not those that were stored"
+                yield f"the stored '{row['name']}' is not what was stored"
 
     def _verify_documents(self) -> Iterator[str]:
         """Every document against its checksums, and every chunk against the text and the embedding it is to have."""
         encoder = self.manifest.encoder
         for row, source in self._rows("SELECT id, source FROM documents WHERE generation IS NOT NULL"):
             try:
-                with explained(self.folder):
-                    yield from self._verify_document(row, _shown(source), encoder)
-            except (IndexCorruptError, ValueError) as error:
-                yield f"document '{_shown(source)}' cannot be read: {error}"
+                with self._reading():
+                    problems = list(self._verify_document(row, _shown(source), encoder))
+            except IndexCorruptError as error:
+                problems = [f"document '{_shown(source)}': {error}"]
+            yield from problems
 
     def _verify_document(self, row: int, source: str, encoder: EncoderSpec) -> Iterator[str]:
         (facts,) = self._rows("SELECT text, characters, chunks FROM documents WHERE id = ?", (row,))

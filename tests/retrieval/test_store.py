@@ -656,7 +656,7 @@ def test_an_index_of_format_3_gets_checksums_with_the_first_writer(store):
         with raw(store) as connection:
             assert [connection.execute(table).fetchall() for table in SUMS] == before
             connection.execute("UPDATE blobs SET data = x'00' WHERE name = 'numbers'")
-        assert reader.verify() == ["the stored numbers are not those that were stored"]
+        assert reader.verify() == ["the stored 'numbers' is not what was stored"]
 
 
 def test_a_document_is_found_by_its_place_without_a_look_at_the_others(store):
@@ -777,7 +777,10 @@ def test_a_damaged_text_is_never_handed_out(store):
         ("UPDATE documents SET metadata = x'7b'", "the text of document 'a.txt' is not the one that was stored"),
         ("UPDATE documents SET text = x'68c3a96c6c71' WHERE doc_id = x'61'", "not what its embedding was made from"),
         ("UPDATE chunks SET line = 7 WHERE embedding = 1", "list of chunks of document 'a.txt' is not the one"),
-        ("UPDATE embeddings SET vector = (SELECT vector FROM embeddings WHERE id = 2)", "vector of embedding 1 are not"),
+        (
+            "UPDATE embeddings SET vector = (SELECT vector FROM embeddings WHERE id = 2)",
+            "vector of embedding 1 is not",
+        ),
         ("UPDATE embeddings SET key = zeroblob(32) WHERE id = 1", "is not what its embedding was made from"),
         ("UPDATE chunks SET end_byte = end_byte - 1 WHERE embedding = 1", "is not the text [0:5] of its document"),
         ("UPDATE chunks SET start_char = -1 WHERE embedding = 1", "is not the text [-1:5] of its document"),
