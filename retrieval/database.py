@@ -36,6 +36,8 @@ LOCK = "write.lock"
 DENSE = "dense"
 LEXICAL = "lexical"
 SCHEMA_VERSION = 4
+_MAX_DIMENSION, _MAX_SETTING = 65_536, 1000
+_ANY_ENCODER = EncoderSpec("", "", 1, 1)
 SWEPT = "swept_embeddings"  # the setting: every embedding up to this id has a chunk, or is gone
 APPLICATION_ID = 0x52414721  # "RAG!", marks the file as ours
 UNIT_TOLERANCE = 1e-3
@@ -415,6 +417,8 @@ def blob_sum(name: str) -> str:
 
 def first_blob(rows: list[sqlite3.Row]) -> bytes | None:
     """The bytes in the first row, or None without one."""
+    if rows and not isinstance(rows[0][0], bytes):
+        raise TypeError(f"found {type(rows[0][0]).__name__} in place of bytes")
     return rows[0][0] if rows else None
 
 
@@ -428,7 +432,10 @@ def load_setting(connection: sqlite3.Connection, key: str) -> Any:
     row = connection.execute("SELECT value FROM manifest WHERE key = ?", (key,)).fetchone()
     if row is None:
         raise IndexCorruptError(f"the index has no record of its {key}; ingest the documents into another folder")
-    return json.loads(row[0])
+    try:
+        return json.loads(row[0])
+    except (TypeError, ValueError, RecursionError) as error:
+        raise IndexCorruptError(f"the record that the index keeps of its {key} cannot be read") from error
 
 
 def save_manifest(connection: sqlite3.Connection, manifest: IndexManifest) -> None:
@@ -440,13 +447,29 @@ def save_manifest(connection: sqlite3.Connection, manifest: IndexManifest) -> No
 
 
 def load_manifest(connection: sqlite3.Connection) -> IndexManifest:
-    """What the numbers of the index depend on."""
-    return IndexManifest(
-        encoder=EncoderSpec(**load_setting(connection, "encoder")),
-        chunking=ChunkingSpec(**load_setting(connection, "chunking")),
-        created_at=load_setting(connection, "created_at"),
-        versions=load_setting(connection, "versions"),
-    )
+    """What the numbers of the index depend on. Raises IndexCorruptError on what no version of this program wrote."""
+    try:
+        manifest = IndexManifest(
+            encoder=EncoderSpec(**load_setting(connection, "encoder")),
+            chunking=ChunkingSpec(**load_setting(connection, "chunking")),
+            created_at=load_setting(connection, "created_at"),
+            versions=load_setting(connection, "versions"),
+        )
+        _check_types(manifest.encoder, _ANY_ENCODER)
+        _check_types(manifest.chunking, ChunkingSpec())
+    except (TypeError, ValueError, AttributeError) as error:
+        raise IndexCorruptError(f"the manifest of the index cannot be read: {error}") from error
+    return manifest
+
+
+def _check_types(record: EncoderSpec | ChunkingSpec, default: EncoderSpec | ChunkingSpec) -> None:
+    """Raise TypeError on a field that is not of the default's type, or ValueError on one out of bounds."""
+    for name, value in asdict(default).items():
+        found = getattr(record, name)
+        if type(found) is not type(value) or len(str(found)) > _MAX_SETTING:
+            raise TypeError(f"its {name} is {str(found)[:80]!r}")
+    if isinstance(record, EncoderSpec) and not 1 <= record.dimension <= _MAX_DIMENSION:
+        raise ValueError(f"its dimension is {record.dimension}")
 
 
 # ---- values ----------------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from retrieval.errors import ConfigError, IndexCorruptError, MissingPackageError
 from retrieval.store import Artefact, Store
-from retrieval.versions import sync_folder
+from retrieval.versions import open_regular, sync_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -153,7 +153,7 @@ class DenseIndex:
     ) -> DenseIndex:
         """Read a saved file. Raises IndexCorruptError unless it has the recorded bytes, OSError if it is unreadable."""
         faiss = _faiss()
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             _check(file, sha256, size)
             file.seek(0)
             made = _read_header(file)
@@ -191,6 +191,17 @@ class DenseIndex:
             vector_bytes = (1 if coded else 4) * self.dimension
             total = size * (vector_bytes + 8) + lists * 4 * self.dimension
             return replace(self._made, vectors=size, bytes=total)
+
+    def differs_from(self, vectors_of: VectorsOf) -> bool:
+        """Whether a vector inside is not the stored one. Codes are not compared: what they find is scored again."""
+        if self._made.kind != _FLAT:
+            return False
+        inside = self.ids
+        for first in range(0, len(inside), _ROWS):
+            ids, vectors = vectors_of(inside[first : first + _ROWS])  # those that are stored still
+            if not np.array_equal(self._index.reconstruct_batch(ids), vectors):
+                return True
+        return False
 
     def search(self, queries: Floats, k: int, *, among: Ints | None = None) -> tuple[Floats, Ints]:
         """The k best for each query, float32 (n, dim): scores and ids, both (n, min(k, size)), best first.
@@ -452,7 +463,7 @@ def describe_dense(store: Store) -> DenseDescription | None:
     record = store.artefact()
     if record is None:
         return None
-    with _path(store.folder, record).open("rb") as file:
+    with open_regular(_path(store.folder, record)) as file:
         return _read_header(file)
 
 
@@ -467,7 +478,7 @@ def is_usable(store: Store) -> bool:
 def has_header(folder: Path, record: Artefact) -> bool:
     """Whether the recorded file has the recorded size and begins as this program writes it."""
     try:
-        with _path(folder, record).open("rb") as file:
+        with open_regular(_path(folder, record)) as file:
             _read_header(file)
             return os.fstat(file.fileno()).st_size == record.size
     except (OSError, IndexCorruptError):

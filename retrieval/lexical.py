@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from retrieval.database import LEXICAL, Artefact, PassageText
 from retrieval.errors import IndexCorruptError, MissingPackageError
-from retrieval.versions import sync_folder
+from retrieval.versions import open_regular, sync_folder
 
 if TYPE_CHECKING:
     from retrieval.store import Store
@@ -363,7 +363,7 @@ def folder_of(place: Path, record: Artefact) -> Path:
 
 def read_listing(folder: Path, record: Artefact) -> Listing:
     """What a recorded folder is to hold. Raises OSError without a listing, IndexCorruptError on another one."""
-    with (folder / _LISTING).open("rb") as file:
+    with open_regular(folder / _LISTING) as file:
         data = file.read(_LISTING_BYTES + 1)
     if hashlib.sha256(data).hexdigest() != record.sha256:
         raise IndexCorruptError(f"the listing of {record.file} does not have the recorded checksum")
@@ -422,9 +422,13 @@ def _open_searcher(folder: Path, listing: Listing) -> Any:
         for name in listing.files:
             (links / name).symlink_to((folder / name).absolute())
         with _explained(f"'{folder}'"):
-            return _searcher(_tantivy().Index(_schema(), path=str(links)))  # refuses other fields than ours
+            searcher = _searcher(_tantivy().Index(_schema(), path=str(links)))  # refuses other fields than ours
     finally:
         _drop(links)
+    # Room is made for as many as it claims to hold, and tantivy ends the process where there is none.
+    if searcher.num_docs != listing.passages or listing.passages > listing.size:
+        raise IndexCorruptError(f"'{folder}' holds {searcher.num_docs} passages, expected {listing.passages}")
+    return searcher
 
 
 def passage_terms(passage: PassageText, analyzer: TermAnalyzer) -> list[str]:

@@ -619,7 +619,7 @@ class Store:
             self._reopen_if_changed()
             try:
                 yield
-            except (ValueError, TypeError, LookupError, OverflowError, RecursionError) as error:
+            except (ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError) as error:
                 raise IndexCorruptError(
                     f"a row of '{self.folder / DATABASE}' cannot be read ({error}); run: rag index repair"
                 ) from error
@@ -780,6 +780,8 @@ class Store:
             yield f"the search file {record.file} holds other embeddings than recorded"
         if record.generation == self.generation and not np.array_equal(dense.ids, self.live_embeddings()):
             yield f"the search file {record.file} holds other embeddings than the store"
+        elif dense.differs_from(self.vectors):
+            yield f"the search file {record.file} holds other vectors than the store"
 
     def _verify_lexical(self) -> Iterator[str]:
         record = self.artefact(LEXICAL)
@@ -814,8 +816,13 @@ def _shown(source: bytes) -> str:
     return unpack(source).encode("utf-8", "replace").decode()
 
 
-def _plain(value: bytes | int) -> Any:
-    return unpack(value) if isinstance(value, bytes) else value
+def _plain(value: object) -> Any:
+    """A value as it was before it was stored. Raises TypeError on one that was never stored so."""
+    if isinstance(value, bytes):
+        return unpack(value)
+    if not isinstance(value, int):
+        raise TypeError(f"found {type(value).__name__} in place of bytes or a number")
+    return value
 
 
 @lru_cache(maxsize=8)

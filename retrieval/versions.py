@@ -11,7 +11,9 @@ import json
 import os
 import re
 import shutil
+import stat
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 
 from retrieval.errors import IndexCorruptError
@@ -34,7 +36,7 @@ class Versions:
 def versions(home: Path) -> Versions:
     """The versions of the index in a folder. Raises IndexCorruptError on a pointer that is not ours."""
     try:
-        with (home / POINTER).open("rb") as file:
+        with open_regular(home / POINTER) as file:
             data = file.read(_POINTER_BYTES)
     except (FileNotFoundError, NotADirectoryError):
         return Versions(home)
@@ -48,6 +50,21 @@ def versions(home: Path) -> Versions:
     found = _folder(home, live)
     before = None if previous is None else _folder(home, previous)
     return Versions(found, before if before and before.is_dir() else None)
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a file of an index to read: one that is no plain file could block for ever. Raises OSError, or
+    IndexCorruptError on a pipe, a device or the like.
+    """
+    return open(path, "rb", opener=_regular)  # noqa: PTH123 - pathlib has no opener
+
+
+def _regular(path: str, flags: int) -> int:
+    descriptor = os.open(path, flags | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise IndexCorruptError(f"'{path}' is no plain file")
+    return descriptor
 
 
 def stamp(home: Path) -> tuple[int, int] | None:
