@@ -125,7 +125,7 @@ def _number(kind: type[int | float], low: float, high: float) -> Parse:
             raise expected
         try:
             value = kind(raw)
-        except ValueError:
+        except (ValueError, OverflowError):  # a whole number may be too large to be one with a fraction
             raise expected from None
         if not low <= value <= high:  # also false for nan
             raise expected
@@ -308,11 +308,19 @@ def _find_file(flag: object, environ: Mapping[str, str], cwd: Path) -> Path | No
     for named, origin in ((flag, "--config"), (environ.get("RAG_CONFIG"), "RAG_CONFIG")):
         if named:
             file = Path(str(_parsed("config", named, origin, cwd)))
-            if not file.is_file():
+            if not _is_file(file):
                 raise ConfigError(f"{origin}: there is no file {file}; name an existing rag.toml or leave it out")
             return file
     usual = cwd / FILE_NAME
-    return usual if usual.is_file() else None
+    return usual if _is_file(usual) else None
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError as error:  # a name too long, a folder that may not be entered
+        shown = f"{str(path)[:200]!r}"
+        raise ConfigError(f"the settings file {shown} cannot be looked for ({error.strerror}); name another") from error
 
 
 def _read_file(file: Path) -> Mapping[str, object]:
@@ -325,7 +333,7 @@ def _read_file(file: Path) -> Mapping[str, object]:
         raise ConfigError(f"{file} is larger than {MAX_FILE_BYTES:,} bytes; a settings file is a few lines")
     try:
         return tomllib.loads(content.decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: bytes that are no text, no TOML, a number without end
         raise ConfigError(f"{file} is not valid TOML: {error}; write lines like  top_k = 5") from error
 
 
@@ -341,10 +349,18 @@ def _parsed(key: str, raw: object, origin: str, base: Path) -> object:
     try:
         return parse(raw, base)
     except ValueError as error:
-        found = repr(raw) if len(repr(raw)) <= 80 else repr(raw)[:77] + "..."
+        found = _shown(raw)
         hidden = key == "server_key" or (key == "server_url" and "@" in found)
         found = "what is not shown here" if hidden else found
         raise ConfigError(f"{origin}: found {found}, expected {error}") from None
+
+
+def _shown(raw: object) -> str:
+    try:
+        found = repr(raw)
+    except ValueError:  # Python does not write whole numbers of over 4,300 digits
+        return "a number without end"
+    return found if len(found) <= 80 else f"{found[:77]}..."
 
 
 def _unknown(name: str, origin: str, like: str, known: list[str]) -> str:
@@ -379,7 +395,12 @@ def _settle(
 def _base_folder(environ: Mapping[str, str], variable: str, otherwise: str) -> Path:
     """A base folder of the XDG specification: a relative value is ignored, as it demands."""
     named = environ.get(variable, "")
-    return Path(named) if Path(named).is_absolute() else Path(environ.get("HOME") or Path.home()) / otherwise
+    if Path(named).is_absolute():
+        return Path(named)
+    home = _expanded(environ.get("HOME") or "~", "HOME")
+    if not home.is_absolute():
+        raise ConfigError(f"HOME: {_shown(str(home))} does not start at the root; set HOME to a whole path")
+    return home / otherwise
 
 
 def _is_set(value: str) -> bool:
@@ -390,8 +411,14 @@ def _is_set(value: str) -> bool:
 def _hub_cache(environ: Mapping[str, str]) -> Path:
     """Where Hugging Face keeps downloaded models, by that library's own rules."""
     if named := environ.get("HF_HUB_CACHE"):
-        return Path(named).expanduser()
+        return _expanded(named, "HF_HUB_CACHE")
     home = environ.get("HF_HOME")
-    return (
-        Path(home).expanduser() if home else _base_folder(environ, "XDG_CACHE_HOME", ".cache") / "huggingface"
-    ) / "hub"
+    folder = _expanded(home, "HF_HOME") if home else _base_folder(environ, "XDG_CACHE_HOME", ".cache") / "huggingface"
+    return folder / "hub"
+
+
+def _expanded(named: str, variable: str) -> Path:
+    try:
+        return Path(named).expanduser()
+    except RuntimeError as error:  # "~name" of nobody, or nobody's own
+        raise ConfigError(f"{variable}: {_shown(named)} has no home folder; set {variable} to a whole path") from error

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from app.config import Config
     from ingest.indexer import Settings
+    from ingest.repair import RepairReport
     from prompts import Prompt
     from reader.backends.base import Backend
     from reader.backends.loading import ZephyrSettings
@@ -45,9 +46,12 @@ if TYPE_CHECKING:
     from retrieval.dense import DenseIndex
     from retrieval.encoder import Encoder
     from retrieval.filters import Filter
+    from retrieval.ledger import Account
     from retrieval.lexical import LexicalIndex
+    from retrieval.maintain import BackupFacts
+    from retrieval.receipt import Receipt
     from retrieval.retriever import Retrieved, Retriever, SearchSettings
-    from retrieval.store import DocumentRow, Store
+    from retrieval.store import DocumentRow, Store, StoredChunk
     from retrieval.synonyms import Synonyms
 
 _BATCH = 64
@@ -55,6 +59,9 @@ _BATCH = 64
 
 _HOPELESS = (ConfigError, MissingPackageError, ModelError, IndexMissingError, IndexMismatchError, IndexCorruptError)
 """Errors that every further question would meet again."""
+
+_WAIT_SECONDS = 5.0
+"""For another writer."""
 
 _T = TypeVar("_T")
 
@@ -258,15 +265,22 @@ class Pipeline:
         counts, manifest = store.counts(), store.manifest
         from retrieval.database import LEXICAL
         from retrieval.dense import describe_dense
+        from retrieval.versions import draft_of, versions
 
         lexical = store.artefact(LEXICAL)
         try:
             dense = describe_dense(store)
             vectors = "none yet" if dense is None else asdict(dense)
         except (OSError, IndexCorruptError) as error:
-            vectors = f"cannot be read, and is made anew in memory by each search: {error}; run: rag ingest --rebuild"
+            vectors = f"cannot be read, and is made anew in memory by each search: {error}; run: rag index repair"
+        known = versions(store.home)
         return {
             "index": str(self._config.index),
+            "version": {
+                "live": known.live.relative_to(store.home).as_posix(),
+                "previous": known.previous.relative_to(store.home).as_posix() if known.previous else None,
+                "unfinished": draft_of(store.home).is_dir(),
+            },
             "roots": store.roots(),
             "generation": store.generation,
             "documents": counts.documents,
@@ -286,9 +300,67 @@ class Pipeline:
         """Problems found when everything is checked against everything; empty when all is well."""
         return self._open_store().verify()
 
-    def delete(self, source: str) -> tuple[str, ...]:
-        """Remove the document of a source (or of a doc_id) from the index. Returns the ids removed."""
+    def repair(self, report: Report) -> RepairReport:
+        """Check the index, and mend it where that finds anything."""
+        from ingest.repair import repair
+
+        return repair(
+            self._config.index,
+            settings=self._settings(),
+            make_encoder=lambda: self._encoder,
+            analyzer=self._analyzer,
+            report=report,
+        )
+
+    def compact(self, report: Report) -> None:
+        """Write the index anew without anything that was deleted, and drop its earlier version."""
+        from retrieval.maintain import compact
+
+        compact(self._open_store(), self._analyzer, wait_seconds=_WAIT_SECONDS, progress=_words(report))
+
+    def backup(self, path: Path, *, replace: bool = False) -> BackupFacts:
+        """Write the index to one file."""
+        from retrieval.maintain import backup
+
+        return backup(self._open_store(), path, created_at=_now(), replace=replace)
+
+    def restore(self, path: Path | None, report: Report) -> BackupFacts | None:
+        """Make the index of a backup the live one; without a path, the version that was live before this one."""
+        from retrieval.maintain import restore, restore_previous
+
+        if path is None:
+            restore_previous(self._config.index, self._analyzer, wait_seconds=_WAIT_SECONDS)
+            return None
+        return restore(self._config.index, path, self._analyzer, wait_seconds=_WAIT_SECONDS, progress=_words(report))
+
+    def bytes_on_disk(self) -> int:
+        """What the whole index folder takes, earlier versions included."""
+        return sum(path.stat().st_size for path in self._open_store().home.rglob("*") if path.is_file())
+
+    def ledger(self) -> Iterator[Account]:
+        """What became of every byte of every document."""
+        from ingest.build import check_encoder
+        from retrieval.ledger import accounts
+
+        store = self._open_store()
+        check_encoder(store.manifest, self._settings())
+        return accounts(store, self._encoder)
+
+    def export(self) -> Iterator[StoredChunk]:
+        """Every chunk, by document."""
+        store = self._open_store()
+        for row in store.documents():
+            yield from store.chunks_of(row.doc_id)
+
+    def delete(
+        self, source: str, *, compacted: bool = False, report: Report = lambda _: None
+    ) -> tuple[tuple[str, ...], Receipt]:
+        """Remove the document of a source (or of a doc_id) from the index, and look for what is left of it.
+
+        Returns the ids removed. `compacted`: write the index anew without it, so that nothing is left.
+        """
         from ingest.build import forget_documents
+        from retrieval.receipt import Traces
 
         rows = [row for row in self.documents() if source in {row.source, row.doc_id, f"{row.root}/{row.source}"}]
         if not rows:
@@ -297,10 +369,12 @@ class Pipeline:
             places = ", ".join(f"{row.root}/{row.source}" for row in rows)
             raise RagError(f"'{source}' is ambiguous, it is in several roots: {places}; name one of these")
         doc_ids = tuple(row.doc_id for row in rows)
-        forget_documents(
-            self._open_store(), doc_ids, settings=self._settings(), encoder=self._encoder, analyzer=self._analyzer
-        )
-        return doc_ids
+        store = self._open_store()
+        traces = Traces.take(store, doc_ids, self._analyzer)
+        forget_documents(store, doc_ids, settings=self._settings(), encoder=self._encoder, analyzer=self._analyzer)
+        if compacted:
+            self.compact(report)
+        return doc_ids, traces.look(store, self.parts.retriever, self.parts.lexical)
 
     def embed(self, texts: Sequence[str], *, pooling: str, tokens: bool) -> list[NDArray[np.float32]]:
         """Vectors of texts as passages: (dim,) each, or with `tokens` (tokens, dim) each, in order."""
@@ -345,7 +419,7 @@ class Pipeline:
                 heading_context=config.heading_context,
             ),
             max_file_bytes=int(config.max_file_mb * 1_000_000),
-            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            created_at=_now(),
             versions={name: found for name in _RECORDED if (found := _version(name))},
             parsing=Limits(config.parse_seconds, config.parse_memory_mb << 20, config.parse_chars),
             parse_workers=config.parse_workers or max(1, (os.cpu_count() or 1) // 2),
@@ -542,6 +616,16 @@ def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
 def _with_total(timings: Mapping[str, float], started: float) -> dict[str, float]:
     rounded = {name: round(value, 2) for name, value in timings.items()}
     return {**rounded, "total": round(1000 * (time.perf_counter() - started), 2)}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _words(report: Report) -> Callable[[int, int], None]:
+    from ingest.records import Progress
+
+    return lambda done, total: report(Progress("indexing words", done, total, "chunks"))
 
 
 def _version(name: str) -> str | None:

@@ -527,7 +527,7 @@ def _load_or_make(store: Store) -> DenseIndex:
         except (OSError, IndexCorruptError) as error:
             newer = store.artefact()
             if newer == record:
-                notice = f"search file rebuilt in memory: {error}; rag ingest --rebuild writes it anew"
+                notice = f"search file rebuilt in memory: {error}; rag index repair writes it anew"
                 return DenseIndex(store.manifest.encoder.dimension, generation=-1, notice=notice)
             record = newer  # another process published and dropped the file between our two looks
     return DenseIndex(store.manifest.encoder.dimension)

@@ -102,6 +102,7 @@ _CHUNKS_BY_EMBEDDING = _CHUNKS.format(
     wanted="json_each(?) AS wanted CROSS JOIN chunks ON chunks.embedding = wanted.value", condition=""
 )
 _CHUNKS_BY_ID = _CHUNKS.format(wanted="chunks", condition="AND chunks.chunk_id = ?")
+_CHUNKS_OF_DOCUMENT = _CHUNKS.format(wanted="chunks", condition="AND documents.doc_id = ?")
 _NEIGHBOUR = _CHUNKS.format(
     wanted="chunks",
     condition="AND document = ?1 AND ordinal = (SELECT {} FROM chunks WHERE document = ?1 AND ordinal {} ?2)",
@@ -380,6 +381,12 @@ class Store:
         with self.snapshot():
             rows = {each: self._rows(_CHUNKS_BY_ID, (pack(each),)) for each in chunk_ids}
             return {each: self._stored_chunk(found[0]) for each, found in rows.items() if found}
+
+    @_reads
+    def chunks_of(self, doc_id: str) -> list[StoredChunk]:
+        """The chunks of a document, in order; none of one that is not there."""
+        with self.snapshot():
+            return [self._stored_chunk(row) for row in self._rows(_CHUNKS_OF_DOCUMENT, (pack(doc_id),))]
 
     @_reads
     def neighbours(self, chunk_ids: Iterable[str]) -> dict[str, tuple[StoredChunk | None, StoredChunk | None]]:

@@ -56,7 +56,7 @@ def open_regular(path: Path) -> BufferedReader:
     """Open a file of an index to read: one that is no plain file could block for ever. Raises OSError, or
     IndexCorruptError on a pipe, a device or the like.
     """
-    return open(path, "rb", opener=_regular)  # noqa: PTH123 - pathlib has no opener
+    return open(path, "rb", opener=_regular)
 
 
 def _regular(path: str, flags: int) -> int:

@@ -1,10 +1,11 @@
-"""`rag index list|info|verify`: what is in the index, and whether it is sound."""
+"""`rag index`: what is in the index, whether it is sound, and how to mend, copy, shrink and export it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +15,7 @@ from app.cli.common import (
     IndexFlag,
     JsonFlag,
     Session,
+    complain,
     note,
     print_json,
     stderr,
@@ -24,7 +26,15 @@ from app.cli.common import (
 if TYPE_CHECKING:
     from rich.console import Console
 
-app = typer.Typer(no_args_is_help=True, help="What is in the index, and whether it is sound.")
+    from ingest.repair import RepairReport
+    from retrieval.ledger import Account
+
+app = typer.Typer(
+    no_args_is_help=True, help="What is in the index, whether it is sound, and how to mend, copy and shrink it."
+)
+
+LEDGER_ROWS = 50
+"""Documents that the ledger shows one by one; the largest, and all of which something is missing."""
 
 
 @app.command("list")
@@ -64,9 +74,22 @@ def list_documents(
 
 
 @app.command()
-def info(context: typer.Context, as_json: JsonFlag = False, index: IndexFlag = None, config: ConfigFlag = None) -> None:
+def info(
+    context: typer.Context,
+    *,
+    ledger: Annotated[
+        bool, typer.Option("--ledger", help="What became of every byte: read, parsed, cut, encoded, left out.")
+    ] = False,
+    as_json: JsonFlag = False,
+    index: IndexFlag = None,
+    config: ConfigFlag = None,
+) -> None:
     """Show where the index is, how it was built, how large it is, and which files failed."""
     session: Session = context.obj
+    if ledger:
+        with session.pipeline(session.config(config=config, index=index), announce=False) as pipeline:
+            _print_ledger(pipeline.ledger(), as_json=as_json)
+        return
     with session.pipeline(session.config(config=config, index=index), announce=False) as pipeline:
         facts = pipeline.info()
     if as_json:
@@ -96,6 +119,198 @@ def verify(
             stdout().print(visible(problem), soft_wrap=True)
     if problems:
         raise typer.Exit(FAILED)
+
+
+@app.command()
+def repair(
+    context: typer.Context, as_json: JsonFlag = False, index: IndexFlag = None, config: ConfigFlag = None
+) -> None:
+    """Check the index and mend what is damaged. Exit code 1 where documents were lost."""
+    from app.cli.progress import Reporter
+
+    session: Session = context.obj
+    with (
+        session.pipeline(session.config(config=config, index=index), announce=False) as pipeline,
+        Reporter(stderr(), lines=not as_json) as progress,
+    ):
+        report = pipeline.repair(progress)
+    if as_json:
+        print_json(asdict(report))
+    else:
+        _print_repair(report, stdout())
+    if report.lost:
+        raise typer.Exit(FAILED)
+
+
+@app.command()
+def backup(
+    context: typer.Context,
+    *,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.", show_default=False)],
+    force: Annotated[bool, typer.Option("--force", help="Replace the file if it is there.")] = False,
+    as_json: JsonFlag = False,
+    index: IndexFlag = None,
+    config: ConfigFlag = None,
+) -> None:
+    """Write the whole index to one file, with a checksum. Others may search and ingest meanwhile."""
+    from app.cli.progress import waiting
+    from app.cli.text import visible
+
+    session: Session = context.obj
+    with (
+        session.pipeline(session.config(config=config, index=index), announce=False) as pipeline,
+        waiting(stderr(), "copying"),
+    ):
+        facts = pipeline.backup(session.cwd / file, replace=force)
+    if as_json:
+        print_json({"file": str(file), **asdict(facts)})
+    else:
+        size = f"{facts.documents:,} documents, {facts.chunks:,} chunks, {facts.bytes / 1e6:,.1f} MB"
+        stdout().print(f"{visible(str(file))}: {size}", soft_wrap=True)
+
+
+@app.command()
+def restore(
+    context: typer.Context,
+    *,
+    file: Annotated[
+        Path | None,
+        typer.Argument(metavar="[FILE]", help="A backup; without one, the index as it was before the last rebuild."),
+    ] = None,
+    as_json: JsonFlag = False,
+    index: IndexFlag = None,
+    config: ConfigFlag = None,
+) -> None:
+    """Bring a backup back, or what was live before the last rebuild, repair or restore.
+
+    What is live now is kept: the same command without FILE brings it back.
+    """
+    from app.cli.progress import Reporter
+    from app.cli.text import visible
+
+    session: Session = context.obj
+    with (
+        session.pipeline(session.config(config=config, index=index), announce=False) as pipeline,
+        Reporter(stderr(), lines=not as_json) as progress,
+    ):
+        facts = pipeline.restore(session.cwd / file if file else None, progress)
+        documents = len(pipeline.documents())
+    if as_json:
+        print_json({"file": str(file) if file else None, "documents": documents, **(asdict(facts) if facts else {})})
+        return
+    what = f"{visible(str(file))}, written {visible(facts.created_at)}" if facts else "the version before"
+    stdout().print(f"restored {what}: {documents:,} documents", soft_wrap=True)
+    note("to undo this, run: rag index restore")
+
+
+@app.command()
+def compact(
+    context: typer.Context, as_json: JsonFlag = False, index: IndexFlag = None, config: ConfigFlag = None
+) -> None:
+    """Write the index anew without anything that was deleted, and drop its earlier version."""
+    from app.cli.progress import Reporter
+
+    session: Session = context.obj
+    with (
+        session.pipeline(session.config(config=config, index=index), announce=False) as pipeline,
+        Reporter(stderr(), lines=not as_json) as progress,
+    ):
+        before = pipeline.bytes_on_disk()
+        pipeline.compact(progress)
+        after = pipeline.bytes_on_disk()
+    if as_json:
+        print_json({"bytes_before": before, "bytes_after": after})
+    else:
+        stdout().print(f"{before / 1e6:,.1f} MB became {after / 1e6:,.1f} MB; nothing deleted is left", soft_wrap=True)
+
+
+@app.command()
+def export(
+    context: typer.Context,
+    *,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Write here instead of to standard output.")
+    ] = None,
+    index: IndexFlag = None,
+    config: ConfigFlag = None,
+) -> None:
+    """Write every chunk as one JSON object a line, in the order of the documents."""
+    from app.cli.wire import chunk_record, dumps
+
+    session: Session = context.obj
+    with session.pipeline(session.config(config=config, index=index), announce=False) as pipeline:
+        lines = (dumps(chunk_record(chunk)) for chunk in pipeline.export())
+        if out is None:
+            for line in lines:
+                print(line)
+            return
+        with (session.cwd / out).open("x", encoding="utf-8") as file:
+            number = sum(1 for line in lines if file.write(f"{line}\n"))
+    note(f"{number:,} chunks in {out}")
+
+
+def _print_repair(report: RepairReport, console: Console) -> None:
+    from app.cli.text import visible
+
+    for problem in report.problems or ["the index is sound; nothing was changed"]:
+        console.print(visible(problem), soft_wrap=True)
+    if report.rewritten:
+        note("the search files were written anew from the store")
+    elif report.problems:
+        note(
+            f"{report.kept:,} documents were taken over, {report.embedded:,} texts encoded again; the damaged index is"
+            " kept: rag index restore brings it back, rag index compact drops it"
+        )
+    for root, source in report.lost:
+        complain("lost", f"{root}/{source}" if source else "a document whose name cannot be read")
+    if report.lost:
+        note("to read lost documents again from their files, run: rag ingest with their folders")
+
+
+def _print_ledger(accounts: Iterator[Account], *, as_json: bool) -> None:
+    if as_json:
+        for account in accounts:
+            print_json(asdict(account))
+        return
+    from rich.text import Text
+
+    from app.cli.progress import waiting
+    from app.cli.text import visible
+
+    with waiting(stderr(), "counting"):
+        rows = list(accounts)
+    counted = (
+        "bytes",
+        "characters",
+        "in_chunks",
+        "blank",
+        "unaccounted",
+        "tokens",
+        "embedded",
+        "unembedded",
+        "unknown",
+    )
+    odd = [row for row in rows if row.unaccounted or row.unembedded or row.left_out]
+    largest = sorted(rows, key=lambda row: -row.characters)[:LEDGER_ROWS]
+    chosen = [row for row in rows if row in odd or row in largest]
+    shown = table("source", *(name.replace("_", " ") for name in counted), "left out", numbers=_spaced(counted))
+    for row in chosen:
+        values = (getattr(row, name) for name in counted)
+        left_out = ", ".join(f"{what}: {amount}" for what, amount in row.left_out.items())
+        shown.add_row(
+            Text(visible(row.source), style="cyan"),
+            *("" if value is None else f"{value:,}" for value in values),
+            Text(visible(left_out), style="dim"),
+        )
+    totals = (sum(getattr(row, name) or 0 for row in rows) for name in counted)
+    shown.add_row(Text(f"all {len(rows):,}", style="bold"), *(Text(f"{total:,}", style="bold") for total in totals), "")
+    stdout().print(shown)
+    if len(chosen) < len(rows):
+        note(f"the {len(chosen):,} largest and oddest of {len(rows):,} documents; --json lists every one")
+
+
+def _spaced(names: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name.replace("_", " ") for name in names)
 
 
 def _print_facts(facts: Mapping[str, object], console: Console) -> None:

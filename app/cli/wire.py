@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from ingest.records import IngestReport
     from reader.records import Answer, Citation, PromptInfo, Written
     from retrieval.filters import Filter
+    from retrieval.receipt import Receipt
     from retrieval.records import Hit, Neighbour, Stages
+    from retrieval.store import StoredChunk
 
 # json leaves these raw without ensure_ascii. Lone surrogates cannot be written as UTF-8; C1 controls and changes of
 # direction act on terminals; some readers of one-object-a-line take U+0085, U+2028 and U+2029 for line ends. They stand
@@ -100,3 +102,29 @@ def _citation_record(citation: Citation) -> Json:
 def ingest_record(report: IngestReport) -> Json:
     """The object of `rag ingest --json`."""
     return asdict(report)
+
+
+def receipt_record(receipt: Receipt) -> Json:
+    """What `rag delete --json` says of what is left."""
+    return {**asdict(receipt), "gone": receipt.is_gone}
+
+
+def chunk_record(stored: StoredChunk) -> Json:
+    """A line of `rag index export`."""
+    chunk = stored.chunk
+    return {
+        "doc_id": chunk.doc_id,
+        "root": stored.root,
+        "source": stored.source,
+        "chunk_id": chunk.chunk_id,
+        "ordinal": chunk.ordinal,
+        "start": chunk.start,
+        "end": chunk.end,
+        "line": stored.line,
+        "page": chunk.page,
+        "heading": list(chunk.heading),
+        "context": chunk.context,
+        "tokens": chunk.tokens,
+        "text": chunk.text,
+        "metadata": dict(stored.metadata),
+    }
