@@ -8,9 +8,10 @@ lengths, JSON and UTF-8 that the parent checks.
 The parent reads the files, not the worker: the bytes that are parsed are those that were hashed, whatever becomes of
 the file meanwhile, and a parser has no reason to open anything.
 
-On Linux the kernel keeps every limit. macOS does not limit the address space and does not end a worker with its parent:
-there time and output are limited, and a worker that lost its parent ends when it waits for the next file or has used up
-its processor time.
+On Linux the kernel keeps every limit, and `sandbox` leaves a worker nothing to do but compute: it reads no file but
+modules, writes none and reaches nobody (`confinement` says whether that holds here). macOS does not limit the address
+space and does not end a worker with its parent: there time and output are limited, an audit hook holds Python code, and
+a worker that lost its parent ends when it waits for the next file or has used up its processor time.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from pathlib import Path
 from threading import Event, Lock, RLock, Thread
 from typing import IO, Any, NoReturn, Self, TypeVar, cast, get_args
 
+from ingest import sandbox
 from ingest.parse import Parsed
 from ingest.parse.text import no_surrogates
 from retrieval.errors import IngestError, ParseError
@@ -67,6 +69,15 @@ class Limits:
     seconds: float = 60.0
     memory_bytes: int = 1 << 30
     max_chars: int = 50_000_000
+
+
+def confinement() -> sandbox.Confinement:
+    """What a worker that was started for it has found to be in force. Raises IngestError when none can be started."""
+    worker = _Worker("ingest.parse.parse_all", Limits())
+    try:
+        return worker.wait_until_ready()
+    finally:
+        worker.close()
 
 
 class ParsingPool:
@@ -261,7 +272,8 @@ class _Worker:
 
     def parse(self, name: str, data: bytes) -> tuple[Result, ...]:
         """All that the worker says of a file; when that is the end of the worker, the last result says why."""
-        self._wait_until_ready()
+        if not self._is_ready:
+            self.wait_until_ready()
         results: list[Result] = []
         try:
             with self._deadline(self._limits.seconds):
@@ -300,12 +312,11 @@ class _Worker:
             with suppress(OSError):  # what was still to be sent
                 pipe.close()
 
-    def _wait_until_ready(self) -> None:
-        if self._is_ready:
-            return
+    def wait_until_ready(self) -> sandbox.Confinement:
+        """Says what confines the worker. Raises IngestError when it does not start."""
         try:
             with self._deadline(_START_SECONDS):
-                _receive(self._answers, max_header=_MARK_BYTES, max_body=0)
+                header, _ = _receive(self._answers, max_header=_MARK_BYTES, max_body=0)
         except (OSError, EOFError, _NonsenseError) as problem:
             status = self.kill()
             complaint = self._complaints.read(100_000).decode("utf-8", "replace").strip().rpartition("\n")[2]
@@ -314,6 +325,7 @@ class _Worker:
                 "installation with: rag doctor; and that parse_memory_mb is not too little to start with"
             ) from problem
         self._is_ready = True
+        return sandbox.Confinement(**json.loads(header))
 
     def _results(self) -> Iterator[Result]:
         """What the worker sends of one file, checked; the last message is only noted."""
@@ -434,7 +446,9 @@ def serve(settings: str) -> NoReturn:
     module, _, function = asked["parse"].rpartition(".")
     parse = getattr(import_module(module), function)
     sys.addaudithook(_forbid)
-    _send(answers, _header({"ready": True}))
+    statm = os.open(_STATM, os.O_RDONLY) if Path(_STATM).exists() else None
+    granted = sandbox.confine([*sys.path, *sandbox.LIBRARIES])
+    _send(answers, _header(asdict(granted)))
     os.dup2(nowhere, 2)
     with suppress(EOFError):
         for files in range(1, sys.maxsize):
@@ -442,7 +456,7 @@ def serve(settings: str) -> NoReturn:
             _limit_processor_time(limits.seconds)
             _answer(answers, parse, Path(json.loads(header)["name"]), data, max_chars=limits.max_chars)
             del data
-            was_last = files >= _FILES_PER_WORKER or _address_space() > limits.memory_bytes / 2
+            was_last = files >= _FILES_PER_WORKER or _address_space(statm) > limits.memory_bytes / 2
             _send(answers, _header({"last": was_last}))
     os._exit(0)
 
@@ -546,13 +560,12 @@ def _die_with(parent: int) -> None:
 _PR_SET_PDEATHSIG = 1
 
 
-def _address_space() -> int:
+_STATM = "/proc/self/statm"  # opened while files can be
+
+
+def _address_space(statm: int | None) -> int:
     """Bytes, as the limit counts them; 0 where the system does not say."""
-    try:
-        pages = int(Path("/proc/self/statm").read_bytes().split()[0])
-    except OSError:
-        return 0
-    return pages * resource.getpagesize()
+    return int(os.pread(statm, 100, 0).split()[0]) * resource.getpagesize() if statm is not None else 0
 
 
 _FORBIDDEN = frozenset(
@@ -569,7 +582,8 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 def _forbid(event: str, arguments: tuple[Any, ...]) -> None:
     """Stop a library that, led by a file, would connect, start a program or change a file.
 
-    This holds for Python code that means no harm itself; machine code is held by the limits alone.
+    For systems without a sandbox, and for a message that says more than an error number. It holds for Python code that
+    means no harm itself.
     """
     if event in _FORBIDDEN or (event == "open" and arguments[2] & _WRITING):
         raise PermissionError(f"a parser must not do this: {event}")

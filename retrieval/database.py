@@ -457,6 +457,7 @@ def load_manifest(connection: sqlite3.Connection) -> IndexManifest:
         )
         _check_types(manifest.encoder, _ANY_ENCODER)
         _check_types(manifest.chunking, ChunkingSpec())
+        _check_words(manifest)
     except (TypeError, ValueError, AttributeError) as error:
         raise IndexCorruptError(f"the manifest of the index cannot be read: {error}") from error
     return manifest
@@ -466,10 +467,20 @@ def _check_types(record: EncoderSpec | ChunkingSpec, default: EncoderSpec | Chun
     """Raise TypeError on a field that is not of the default's type, or ValueError on one out of bounds."""
     for name, value in asdict(default).items():
         found = getattr(record, name)
-        if type(found) is not type(value) or len(str(found)) > _MAX_SETTING:
+        fits = type(found) is type(value) or (type(value) is float and type(found) is int)
+        if not fits or len(str(found)) > _MAX_SETTING:
             raise TypeError(f"its {name} is {str(found)[:80]!r}")
     if isinstance(record, EncoderSpec) and not 1 <= record.dimension <= _MAX_DIMENSION:
         raise ValueError(f"its dimension is {record.dimension}")
+
+
+def _check_words(manifest: IndexManifest) -> None:
+    """Raise TypeError on a date or versions that are no words."""
+    versions = manifest.versions
+    if not isinstance(versions, dict) or not all(
+        isinstance(word, str) for word in (manifest.created_at, *versions.values())
+    ):
+        raise TypeError("its versions are no words")
 
 
 # ---- values ----------------------------------------------------------------------------------------------------------

@@ -210,7 +210,9 @@ class SentenceTransformerEncoder(_Base):
         self.spec = spec
         self.tokenizer = load_tokenizer(folder)
         with quiet(below=logging.ERROR), explained(folder):
-            model: Any = SentenceTransformer(str(folder), device=device, local_files_only=True)
+            model: Any = SentenceTransformer(
+                str(folder), device=device, local_files_only=True, model_kwargs={"use_safetensors": True}
+            )
         self._transformer = model[0].auto_model.eval()
         self._device = device
         self._batch_size = batch_size
@@ -387,7 +389,9 @@ def _convert(folder: Path, target: Path) -> None:
             return (output.last_hidden_state,) if pooler is None else (output.last_hidden_state, pooler)
 
     with torch.no_grad():
-        inner: Any = AutoModel.from_pretrained(str(folder), local_files_only=True, attn_implementation="sdpa").eval()
+        inner: Any = AutoModel.from_pretrained(
+            str(folder), local_files_only=True, use_safetensors=True, attn_implementation="sdpa"
+        ).eval()
         example = {"input_ids": torch.ones((1, 8), dtype=torch.long)}
         shape = [("input_ids", [-1, -1], openvino.Type.i64)]
         openvino.save_model(openvino.convert_model(Unpadded(inner), example_input=example, input=shape), target)
@@ -478,7 +482,7 @@ def _revision(name: str, folder: Path) -> str:
         return BUNDLED_WEIGHTS_SHA256
     if folder.parent.name == "snapshots":
         return folder.name
-    weights = sorted(path for path in folder.iterdir() if path.suffix in {".safetensors", ".bin"})
+    weights = sorted(path for path in folder.iterdir() if path.suffix == ".safetensors")
     if not weights:
         raise ModelError(f"{folder} holds no weights; expected model.safetensors")
     parts = [*weights, folder / "config.json", folder / "tokenizer.json"]

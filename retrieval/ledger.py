@@ -17,6 +17,14 @@ if TYPE_CHECKING:
     from retrieval.store import Store, StoredChunk
 
 
+# What parsers say they did not take over, or not as it was.
+_LEFT_OUT = (
+    *("left_out", "damaged_parts", "pages_failed", "repeated_lines", "characters_off_page", "comments_left_out"),
+    *("hidden_elements", "hidden_slides", "hidden_sheets", "attributes_left_out", "outputs_cut", "entities"),
+    *("replaced_bytes", "flattened"),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Account:
     """One document. `bytes` of its file, None where it came from none; `characters` of its text.
@@ -58,8 +66,8 @@ def _account(document: Document, store: Store, encoder: Encoder, special: int) -
     codes = store.token_codes(one.embedding for one in chunks)
     embedded = sum(len(codes[one.embedding]) + special for one in chunks if one.embedding in codes)
     tokens = sum(one.chunk.tokens for one in chunks)
-    size = document.metadata.get("bytes")
-    left_out = document.metadata.get("left_out")
+    facts = document.metadata
+    size = facts.get("bytes")
     return Account(
         root=document.root,
         source=document.source,
@@ -73,7 +81,7 @@ def _account(document: Document, store: Store, encoder: Encoder, special: int) -
         embedded=embedded,
         unembedded=tokens - embedded,
         unknown=_unknown(chunks, encoder),
-        left_out=left_out if isinstance(left_out, dict) else {},
+        left_out={name: facts[name] for name in _LEFT_OUT if name in facts},
     )
 
 

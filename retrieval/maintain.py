@@ -155,7 +155,7 @@ def _goes_on(home: Path, folder: Path, manifest: IndexManifest) -> bool:
 def _empty_draft(home: Path) -> Path:
     tidy(home)
     draft = draft_of(home)
-    draft.mkdir()
+    draft.mkdir(mode=0o700)
     return draft
 
 
@@ -186,7 +186,7 @@ def _generation(home: Path) -> int:
 
 def _folder_for(home: Path) -> None:
     try:
-        home.mkdir(parents=True, exist_ok=True)
+        home.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise RagError(f"the index folder '{home}' cannot be made: {error.strerror}") from error
 

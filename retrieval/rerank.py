@@ -155,7 +155,13 @@ def _load_cross_encoder(name: str, device: str) -> CrossEncoder:
     except ImportError as error:
         raise MissingPackageError("a cross-encoder needs: pip install sentence-transformers") from error
     try:  # by its folder: for a name, sentence-transformers asks the hub whatever local_files_only says
-        model = Model(str(model_folder(name)), device=device, local_files_only=True, trust_remote_code=False)
+        model = Model(
+            str(model_folder(name)),
+            device=device,
+            local_files_only=True,
+            trust_remote_code=False,
+            model_kwargs={"use_safetensors": True},
+        )
     except MemoryError:
         raise
     except Exception as error:  # libraries raise what they like on bad files

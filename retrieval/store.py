@@ -799,7 +799,7 @@ class Store:
 
 def _make_folder(folder: Path) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # it holds the texts
     except OSError as error:
         raise RagError(f"the index folder '{folder}' cannot be made: {error.strerror}") from error
 

@@ -1,7 +1,8 @@
-"""ZIP packages of XML written by hand, part by part, for the tests of the parsers that read them."""
+"""ZIP packages of XML written by hand, part by part, and what holds for whatever a parser returns."""
 
 from __future__ import annotations
 
+import re
 import zipfile
 from io import BytesIO
 from typing import TYPE_CHECKING
@@ -10,6 +11,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from ingest.parse import Parsed
+    from retrieval.errors import ParseError
+
+_INTERNAL = re.compile(r"Traceback|File \"|\bline \d+, in|<class|<function| at 0x|\b\w+(?:Error|Exception)\b")
 
 OFFICE = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
 CORE = "http://schemas.openxmlformats.org/package/2006/relationships/metadata/core-properties"
@@ -56,9 +60,25 @@ def marked(parsed: Parsed, *kinds: str) -> list[tuple[str, int, str]]:
 
 
 def check_spans(parsed: Parsed) -> None:
-    """Spans lie in the text, are sorted, and headings hold their label."""
+    """Spans lie in the text and are sorted; a heading has a level, holds its label and ends with its line."""
     last = 0
     for span in parsed.spans:
-        assert last <= span.start <= span.end <= len(parsed.text)
+        assert 0 <= last <= span.start <= span.end <= len(parsed.text)
         last = span.start
-        assert span.kind != "heading" or span.label in parsed.text[span.start : span.end]
+        if span.kind == "heading":
+            shown = parsed.text[span.start : span.end]
+            assert span.number >= 1
+            assert span.label.strip()
+            assert span.label in shown
+            assert not shown.endswith(("\n", "\r"))
+    parsed.text.encode("utf-8")
+    parsed.title.encode("utf-8")
+
+
+def check_reason(error: ParseError) -> None:
+    """A reason and an advice that a person can read: one line each, and nothing of the program's own inside."""
+    for words in (error.reason, error.advice):
+        assert words.strip(), error
+        assert words.isprintable(), error
+        assert len(words) <= 500, error
+        assert not _INTERNAL.search(words), error

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from ingest.parse import sniff
-from ingest.parse.text import read_text
+from ingest.parse.text import read_text, said
 from retrieval.errors import ParseError
 
 if TYPE_CHECKING:
@@ -77,7 +77,8 @@ class Parsed:
 
     `title` is the document's own title, never made from the file name; "" when it has none. `metadata` has "encoding"
     where a text was not UTF-8, "replaced_bytes" where some of its bytes were not readable, and "said_to_be" (the
-    extension) where the content was of another kind. `members` are documents of their own; see `parse_all`.
+    extension) where the content was of another kind; `parse_all` adds the "bytes" that were read. `members` are
+    documents of their own; see `parse_all`.
     """
 
     text: str
@@ -117,6 +118,7 @@ def _documents(
 ) -> Iterator[tuple[str, Parsed | ParseError]]:
     from ingest.parse.archive import unpack
 
+    size = len(data)
     try:
         suffix = path.suffix.lower()
         kind, data, facts = _identified(data, suffix)
@@ -124,7 +126,7 @@ def _documents(
         if kind == "archive":
             members = unpack(data, path.name, allowance) if depth else ()
         else:
-            parsed = _parsed(kind, data, suffix, facts)
+            parsed = _parsed(kind, data, suffix, {**facts, "bytes": size})
             yield name, parsed
             members = allowance.admitted(parsed.members) if depth else ()
         if not depth and (kind == "archive" or parsed.members):
@@ -181,7 +183,7 @@ def _parsed(kind: str, data: bytes, suffix: str, facts: dict[str, object]) -> Pa
     except ParseError:
         raise
     except Exception as error:
-        reason = f"cannot be read as {kind}: {type(error).__name__}: {str(error)[:200]}"
+        reason = f"cannot be read as {kind}: {type(error).__name__}: {said(error)}"
         raise ParseError(
             reason, advice="the file seems damaged: save it again with the program that made it"
         ) from error

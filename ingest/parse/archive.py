@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from zipfile import ZipFile, ZipInfo
 
 from ingest.parse import Member, sniff
-from ingest.parse.text import read_text
+from ingest.parse.text import read_text, said
 from retrieval.errors import ParseError
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def unpack(data: bytes, name: str, allowance: Allowance) -> Iterator[Member]:
     except ParseError:
         raise
     except Exception as error:  # the libraries raise whatever a damaged archive leads them to
-        raise ParseError(f"damaged archive: {type(error).__name__}: {str(error)[:200]}", advice=_DAMAGED) from error
+        raise ParseError(f"damaged archive: {said(error)}", advice=_DAMAGED) from error
     if not count:
         raise ParseError("there are no files in this archive", advice="check how it was made")
 
@@ -155,8 +155,7 @@ def _member(name: str, raw_name: str, read: Callable[[], bytes]) -> Member:
     except ParseError as error:
         return Member(name, refusal=error)
     except Exception as error:  # noqa: BLE001  (the libraries raise whatever a damaged archive leads them to)
-        reason = f"damaged in the archive: {type(error).__name__}: {str(error)[:200]}"
-        return Member(name, refusal=ParseError(reason, advice=_DAMAGED))
+        return Member(name, refusal=ParseError(f"damaged in the archive: {said(error)}", advice=_DAMAGED))
 
 
 def _read_zipped(archive: ZipFile, entry: ZipInfo, allowance: Allowance) -> bytes:

@@ -33,12 +33,12 @@ _MEDIA_TYPE = "application/vnd.openxmlformats-officedocument.wordprocessingml.do
 
 
 def parse(data: bytes, suffix: str) -> Parsed:  # noqa: ARG001  (every parser has the same door)
-    """Read a DOCX or DOCM file; metadata: `author`, `created`, `modified`, `left_out` where the file has them."""
+    """Read a DOCX or DOCM file; metadata: `author`, `created`, `modified`, `left_out`, `damaged_parts`, where any."""
     package = Package(data, "DOCX")
     main = package.main_part("word/document.xml")
     parts = {kind: part for kind, part in package.relations(main).values() if part in package}
-    levels, captions = _styles(package.xml(parts["styles"])) if "styles" in parts else ({}, set())
-    notes = {kind: _notes(package.xml(parts[kind])) for kind in _NOTES.values() if kind in parts}
+    levels, captions = _styles(package.optional_xml(parts.get("styles", "")))
+    notes = {kind: _notes(package.optional_xml(parts.get(kind, ""))) for kind in _NOTES.values()}
     writer = _Writer(levels, captions, notes)
     for body in package.xml(main).iterchildren(f"{_W}body"):
         for block in _blocks(body):
@@ -47,8 +47,8 @@ def parse(data: bytes, suffix: str) -> Parsed:  # noqa: ARG001  (every parser ha
     metadata = package.core_properties()
     title = str(metadata.pop("title", ""))
     first = next((span.label for span in writer.spans if span.kind == "heading" and span.number == 1), "")
-    if comments := package.names(r"word/comments\.xml"):
-        metadata["left_out"] = comments
+    facts = {"left_out": package.names(r"word/comments\.xml"), "damaged_parts": package.damaged}
+    metadata |= {key: value for key, value in facts.items() if value}
     return Parsed(writer.builder.text(), title or first, tuple(writer.spans), _MEDIA_TYPE, metadata)
 
 
@@ -102,7 +102,7 @@ def _styles(root: Any) -> tuple[dict[str, int], set[str]]:
     """Heading levels by style id, from the style's name or outline level or those it is based on; ids of captions."""
     styles = {
         style.get(f"{_W}styleId", ""): style
-        for style in root.iterchildren(f"{_W}style")
+        for style in (() if root is None else root.iterchildren(f"{_W}style"))
         if style.get(f"{_W}type", "paragraph") == "paragraph"
     }
     levels: dict[str, int] = {}
@@ -120,7 +120,8 @@ def _styles(root: Any) -> tuple[dict[str, int], set[str]]:
 
 def _notes(root: Any) -> dict[str, str]:
     """Texts of footnotes or endnotes by their id; the lines that separate them from the page are none."""
-    return {note.get(f"{_W}id", ""): " ".join(no_surrogates(_text(note)).split()) for note in root}
+    notes = () if root is None else root
+    return {note.get(f"{_W}id", ""): " ".join(no_surrogates(_text(note)).split()) for note in notes}
 
 
 def _value(element: Any, name: str) -> str:

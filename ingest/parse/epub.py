@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ingest.parse import Parsed
 from ingest.parse.html import parse as parse_html
-from ingest.parse.package import Package, check_length, local_name, properties, resolve
+from ingest.parse.package import SAVE_AGAIN, Package, check_length, local_name, properties, resolve
 from ingest.parse.sniff import declared_encoding
 from ingest.parse.text import TextBuilder, read_text
 from retrieval.errors import ParseError
@@ -32,6 +32,8 @@ def parse(data: bytes, suffix: str) -> Parsed:  # noqa: ARG001  (every parser ha
     package = Package(data, "EPUB")
     roots = [each.get("full-path", "") for each in package.xml(_CONTAINER).iter("{*}rootfile")]
     main = next((resolve("", root) for root in roots if root), "")
+    if not main:
+        raise ParseError(f"{_CONTAINER} names no book, so this is no complete EPUB file", advice=SAVE_AGAIN)
     book = package.xml(main)
     chapters, left_out = _chapters(book, main)
     if locked := _encrypted(package).intersection(chapters):

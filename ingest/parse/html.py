@@ -10,20 +10,26 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ingest.parse import Parsed
-from ingest.parse.text import MAX_TITLE_CHARS, decode
+from ingest.parse.tables import Merged, add_table
+from ingest.parse.text import MAX_TITLE_CHARS, TextBuilder, decode
 from retrieval.records import Span
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from selectolax.lexbor import LexborNode
+
+    from ingest.parse.tables import Cell
 
 MAX_DEPTH = 2_000  # browsers stop at 512; 100,000 open elements cost the parser 14 s
 MAX_ATTRIBUTES = 2_000  # of one element; 50,000 cost 4 s
 MAX_LIST_INDENT = 8
+MAX_CELL_SPAN = 1_000  # columns or rows that one cell covers, however many it claims
+MAX_MERGED_CELLS = 200_000  # of a page; merged cells beyond are shown once, where they begin
 
 
 def _tags(names: str) -> frozenset[str]:
@@ -54,12 +60,15 @@ _CROWDED_TAG = re.compile(rf"<[A-Za-z](?:[^<>\s]*+\s++){{{MAX_ATTRIBUTES}}}")
 # Elements that a parser opens again in each paragraph after one that left them open: a page of 20 kB can claim 650 MB.
 # They add nothing to the text, so they become plain spans.
 _FORMATTING = re.compile(r"<(/?)(?:a|b|big|code|em|font|i|nobr|s|small|strike|strong|tt|u)(?=[\s/>])", re.IGNORECASE)
+# Text between the cells of a table goes before the table, to the end of the text that is there already: a parser copies
+# that for each piece, so that 80,000 rows with "&nbsp;" between them took more than 1 GB. In a paragraph each is short.
+_STRAY_TEXT = re.compile(r"(<(?:table|/?(?:tr|tbody|thead|tfoot)|/t[dh])(?:\s[^<>]*)?>)(\s*[^<\s][^<]*)", re.IGNORECASE)
 _HIDING_STYLE = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden|font-size\s*:\s*0(?![.\d])", re.IGNORECASE)
 
 
 def parse(data: bytes, suffix: str) -> Parsed:  # noqa: ARG001  (every parser has the same door)
     """Read an HTML page. Bytes that are UTF-8 are accepted whatever encoding the page declares."""
-    from selectolax.lexbor import LexborHTMLParser
+    from selectolax.lexbor import LexborHTMLParser, SelectolaxError
 
     markup = decode(data).removeprefix("\ufeff")
     metadata: dict[str, object] = {}
@@ -67,7 +76,10 @@ def parse(data: bytes, suffix: str) -> Parsed:  # noqa: ARG001  (every parser ha
     if _depth(markup) > MAX_DEPTH or _CROWDED_TAG.search(markup):
         markup = _WHOLE_TAG.sub(_flat, markup)
         metadata["flattened"] = f"over {MAX_DEPTH} levels or {MAX_ATTRIBUTES} attributes: read without structure"
-    tree = LexborHTMLParser(markup)
+    try:
+        tree = LexborHTMLParser(_STRAY_TEXT.sub(r"\1<p>\2</p>", markup))
+    except SelectolaxError as error:  # the one way in which it can fail: no page is wrong to an HTML parser
+        raise MemoryError from error
     writer = _Writer()
     hidden: list[str] = []
     if tree.root is not None:
@@ -169,8 +181,13 @@ def _write(writer: _Writer, tag: str, node: LexborNode, *, entering: bool, layou
         writer.heading(_HEADINGS[tag], entering=entering)
     elif tag in _LISTS:
         writer.list(entering=entering)
-    elif tag in {"tr", "td", "th"} and writer.in_table:
-        writer.row(entering=entering) if tag == "tr" else writer.cell(entering=entering)
+    elif tag in {"tr", "td", "th", "caption"} and writer.in_table:
+        if tag == "tr":
+            writer.row(entering=entering)
+        elif tag == "caption":
+            writer.caption(entering=entering)
+        else:
+            writer.cell(node.attributes, entering=entering)
     elif tag in _BLOCKS and (entering or tag != "br"):
         writer.block(tag, entering=entering)
 
@@ -187,9 +204,13 @@ class _Writer:
         self._space = False  # owed too
         self._bullet = ""  # owed too
         self._lists = 0  # how deep
-        self._marks: list[tuple[int, int]] = []  # open headings and tables: parts and length when they began
-        self._captured: list[str] | None = None  # raw pieces of the open <pre> or table cell
-        self._cells: list[str] = []
+        self._marks: list[tuple[int, int]] = []  # open headings: parts and length when they began
+        self._captured: list[str] | None = None  # raw pieces of the open <pre>, table cell or caption
+        self._caption = ""
+        self._rows: list[tuple[int, list[Cell]]] = []
+        self._cells: list[tuple[str, int, int]] = []  # of the open row: text, columns and rows that it covers
+        self._covering: dict[int, tuple[int, int]] = {}  # column -> columns, rows still to come of cells from above
+        self._merged_room = MAX_MERGED_CELLS
 
     def text(self) -> str:
         """Everything written."""
@@ -236,24 +257,38 @@ class _Writer:
         """An edge of a table that holds data."""
         self._break(2)
         self.in_table = entering
-        if entering:
-            self._marks.append((len(self._parts), self._length))
-        elif place := self._since_mark():
-            self.spans.append(Span("table", place[0], place[0] + len(place[1])))
+        builder = TextBuilder()
+        spans = [] if entering else add_table(builder, self._rows, caption=self._caption)
+        self._caption, self._rows, self._covering = "", [], {}
+        if spans:
+            self._emit(builder.text())
+            start = self._length - builder.length
+            self.spans += [replace(span, start=span.start + start, end=span.end + start) for span in spans]
+            self._break(2)
 
     def row(self, *, entering: bool) -> None:
-        """A row is one line, its cells side by side."""
-        if not entering and any(self._cells):
-            self._break(1)
-            self._emit(" | ".join(self._cells))
-            self._break(1)
+        """The cells side by side, below those that reach down into their row."""
+        if not entering:
+            self._rows.append((0, list(_placed(self._cells, self._covering))))
         self._cells = []
 
-    def cell(self, *, entering: bool) -> None:
+    def cell(self, attributes: Mapping[str, str | None], *, entering: bool) -> None:
         """Whatever stands in a cell becomes one line."""
-        if not entering and self._captured is not None:
-            self._cells.append(_collapse("".join(self._captured)).strip(" "))
+        text = self._capture(entering=entering)
+        if not entering:
+            columns, rows = (_span(attributes.get(name)) for name in ("colspan", "rowspan"))
+            self._merged_room -= columns * rows - 1
+            self._cells.append((text, columns, rows) if self._merged_room >= 0 else (text, 1, 1))
+
+    def caption(self, *, entering: bool) -> None:
+        """What a table is about stands above each part of it."""
+        self._caption = self._capture(entering=entering) or self._caption
+
+    def _capture(self, *, entering: bool) -> str:
+        """Begin to hold text back, or give what was held."""
+        held = "".join(self._captured or ())
         self._captured = [] if entering else None
+        return "" if entering else _collapse(held).strip(" ")
 
     def preformatted(self, *, entering: bool) -> None:
         """Kept character by character, but for the line ends around it."""
@@ -276,14 +311,40 @@ class _Writer:
             self._length += len(part)
         self._line_feeds, self._space, self._bullet = 0, False, ""
 
-    def _since_mark(self, max_chars: int | None = None) -> tuple[int, str] | None:
+    def _since_mark(self, max_chars: int) -> tuple[int, str] | None:
         """Return start and text of what was written since the last mark; None when nothing, or too much."""
         parts, length = self._marks.pop()
-        if max_chars is not None and self._length - length > max_chars:
+        if self._length - length > max_chars:
             return None
         written = "".join(self._parts[parts:])
         text = written.lstrip("\n ")
         return (self._length - len(text), text) if text else None
+
+
+def _placed(cells: Iterable[tuple[str, int, int]], covering: dict[int, tuple[int, int]]) -> Iterator[Cell]:
+    """The cells of a row in their columns. `covering` is what reaches into it from above, and then into the next."""
+    column = 0
+    below = {left: (columns, rows - 1) for left, (columns, rows) in covering.items() if rows > 1}
+    for cell in (*cells, None):
+        while column in covering:
+            width, _ = covering[column]
+            yield Merged.ABOVE
+            yield from [Merged.LEFT] * (width - 1)
+            column += width
+        if cell is not None:
+            text, columns, rows = cell
+            yield text
+            yield from [Merged.LEFT] * (columns - 1)
+            if rows > 1:
+                below[column] = (columns, rows - 1)
+            column += columns
+    covering.clear()
+    covering.update(below)
+
+
+def _span(value: str | None) -> int:
+    is_number = value is not None and value.isascii() and value.isdecimal() and len(value) < 10
+    return max(1, min(int(value or 1), MAX_CELL_SPAN)) if is_number else 1
 
 
 def _collapse(text: str) -> str:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ingest.parse import Member, Parsed, html
 from ingest.parse.archive import Names, visible
-from ingest.parse.text import MAX_TITLE_CHARS, TextBuilder, no_surrogates, read_text
+from ingest.parse.text import MAX_TITLE_CHARS, TextBuilder, no_surrogates, read_text, said
 from retrieval.errors import ParseError
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def _internet(data: bytes) -> _Mail:
     mail = _Mail({name: _header(message, name) for name in _SHOWN})
     try:
         mail.date = parsedate_to_datetime(mail.headers["Date"])
-    except (ValueError, TypeError, IndexError):
+    except (ValueError, TypeError, IndexError, OverflowError):
         mail.date = None  # the line in the text shows what stands there
     names = Names()
     for count, (part, place) in enumerate(_parts(message)):
@@ -118,10 +118,10 @@ def _parts(message: Message) -> Iterator[tuple[Message, _Place]]:
     stack = [(message, _Place(is_wanted=True, is_related=False))]
     while stack:
         part, place = stack.pop()
-        inner: Any = part.get_payload()
-        if not isinstance(inner, list) or part.get_content_type() == "message/rfc822":
+        if not part.is_multipart() or part.get_content_type() == "message/rfc822":
             yield part, place
             continue
+        inner: Any = part.get_payload()
         chosen = inner
         if part.get_content_type() == "multipart/alternative":
             plain = [each for each in inner if each.get_content_type() == "text/plain" and _content(each).strip()]
@@ -157,7 +157,7 @@ def _forwarded(part: Message, names: Names) -> Member:
     try:
         return Member(name, inner.as_bytes())
     except (ValueError, LookupError, TypeError) as error:
-        reason = f"damaged in the mail: {type(error).__name__}"
+        reason = f"damaged in the mail: {said(error)}"
         return Member(name, refusal=ParseError(reason, advice="save it as a file of its own"))
 
 

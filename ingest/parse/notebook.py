@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ingest.parse import Parsed, markdown
-from ingest.parse.text import TextBuilder, decode, no_surrogates
+from ingest.parse.text import TextBuilder, decode, no_surrogates, said
 from retrieval.errors import ParseError
 from retrieval.records import Span
 
@@ -43,7 +43,7 @@ def _load(data: bytes) -> dict[str, object]:
     try:
         notebook = json.loads(decode(data).removeprefix("\ufeff"))
     except (ValueError, RecursionError) as error:
-        raise ParseError(f"damaged notebook: {error}", advice="open it in Jupyter and save it again") from error
+        raise ParseError(f"damaged notebook: {said(error)}", advice="open it in Jupyter and save it again") from error
     if not isinstance(notebook, dict) or not ("cells" in notebook or "worksheets" in notebook):
         raise ParseError("JSON, but not a notebook: no cells in it", advice="give it the extension .json")
     return notebook

@@ -69,13 +69,18 @@ def parse(data: bytes, suffix: str) -> Parsed:  # noqa: ARG001  (every parser ha
     else:
         for number, page in enumerate(body.iterchildren(pages[kind]), start=1):
             writer.page(page, number)
-    found = properties(package.xml("meta.xml"), _PROPERTIES) if "meta.xml" in package else {}
+    described = package.optional_xml("meta.xml" if "meta.xml" in package else "")
+    found = {} if described is None else properties(described, _PROPERTIES)
     editor = found.pop("editor", "")
     metadata = {**({"author": editor} if editor else {}), **found}
     title = str(metadata.pop("title", ""))
     first = next((span.label for span in writer.spans if span.kind == "heading" and span.number == 1), "")
     comments = sum(1 for _ in root.iter("{*}annotation"))
-    facts = {"hidden_sheets" if kind == "ODS" else "hidden_slides": writer.hidden, "comments_left_out": comments}
+    facts = {
+        "hidden_sheets" if kind == "ODS" else "hidden_slides": writer.hidden,
+        "comments_left_out": comments,
+        "damaged_parts": package.damaged,
+    }
     metadata |= {key: value for key, value in facts.items() if value}
     title = title or ("" if kind == "ODS" else first)
     media_type = f"application/vnd.oasis.opendocument{media}"

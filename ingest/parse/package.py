@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile
 
-from ingest.parse.text import MAX_TITLE_CHARS, TextBuilder
+from ingest.parse.text import MAX_TITLE_CHARS, TextBuilder, said
 from retrieval.errors import ParseError
 
 if TYPE_CHECKING:
@@ -35,11 +35,18 @@ _DAMAGE = (BadZipFile, ValueError, OverflowError, zlib.error, EOFError, NotImple
 _STRICT = re.compile(rb"http://purl\.oclc\.org/ooxml/(\w+)/")
 _TRANSITIONAL = rb"http://schemas.openxmlformats.org/\1/2006/"
 _CORE_PROPERTIES = {"title": "title", "creator": "author", "created": "created", "modified": "modified"}
-_SAVE_AGAIN = "the file seems damaged: open it in the program that made it and save it again"
+SAVE_AGAIN = "the file seems damaged: open it in the program that made it and save it again"
+
+
+class DamagedPartError(ParseError):
+    """A part of a package is missing or damaged. A document can do without some."""
 
 
 class Package:
-    """A ZIP package in memory. Names of members are compared as OPC does, without regard to case."""
+    """A ZIP package in memory. Names of members are compared as OPC does, without regard to case.
+
+    `damaged` names the parts that `optional_xml` was asked for and that are missing or cannot be read.
+    """
 
     def __init__(self, data: bytes, kind: str) -> None:
         """Read the table of contents. `kind` is for people: "DOCX". Raises ParseError where `data` is no such thing."""
@@ -48,8 +55,9 @@ class Package:
         try:
             self._archive = ZipFile(BytesIO(data))
         except _DAMAGE as error:
-            raise ParseError(f"not a {kind} file, or a damaged one: {error}", advice=_SAVE_AGAIN) from error
+            raise ParseError(f"not a {kind} file, or a damaged one: {said(error)}", advice=SAVE_AGAIN) from error
         self.kind = kind
+        self.damaged: list[str] = []
         members = self._archive.infolist()
         self._members = {_key(member.filename): member for member in members if not member.is_dir()}
         self._unread_bytes = MAX_UNPACKED_BYTES
@@ -62,28 +70,43 @@ class Package:
         return [name for name in sorted(self._members) if re.fullmatch(pattern, name)]
 
     def read(self, name: str) -> bytes:
-        """The bytes of a member. Raises ParseError where it is missing, encrypted, damaged or a bomb."""
+        """The bytes of a member. Raises ParseError where it is encrypted or a bomb, DamagedPartError where damaged."""
         member = self._members.get(_key(name))
         if member is None:
-            raise ParseError(f"{name} is missing, so this is no complete {self.kind} file", advice=_SAVE_AGAIN)
+            raise DamagedPartError(f"{name} is missing, so this is no complete {self.kind} file", advice=SAVE_AGAIN)
         self._check(member)
         try:
             return self._archive.read(member)  # unpacks no more than the size that was checked
         except _DAMAGE as error:
-            raise ParseError(f"{name} in the {self.kind} file is damaged: {error}", advice=_SAVE_AGAIN) from error
+            raise DamagedPartError(
+                f"{name} in the {self.kind} file is damaged: {said(error)}", advice=SAVE_AGAIN
+            ) from error
 
     def xml(self, name: str) -> Any:
         """The root element of a member, without comments and processing instructions; see `read` and `parse_xml`."""
         return parse_xml(self.read(name), name)
 
-    def relations(self, part: str) -> dict[str, tuple[str, str]]:
-        """What an OOXML part refers to in its package: id -> last word of the type, name of the member."""
+    def optional_xml(self, name: str) -> Any:
+        """The root element of a part that a document can do without; None for no name, and where it is damaged."""
+        try:
+            return self.xml(name) if name else None
+        except DamagedPartError:
+            if name not in self.damaged:
+                self.damaged.append(name)
+            return None
+
+    def relations(self, part: str, *, is_main: bool = False) -> dict[str, tuple[str, str]]:
+        """What an OOXML part refers to in its package: id -> last word of the type, name of the member.
+
+        Those of the main part must be readable: without them the rest of the document is not found.
+        """
         name = join(dirname(part), "_rels", f"{part.rpartition('/')[2]}.rels")
         if name not in self:
             return {}
+        found = self.xml(name) if is_main else self.optional_xml(name)
         return {
             each.get("Id", ""): (each.get("Type", "").rpartition("/")[2], resolve(part, each.get("Target", "")))
-            for each in self.xml(name)
+            for each in (() if found is None else found)
             if each.get("TargetMode") != "External"
         }
 
@@ -96,13 +119,14 @@ class Package:
         """`title`, `author`, `created`, `modified` of an OOXML package, those that it has."""
         parts = [target for kind, target in self.relations("").values() if kind == "core-properties"]
         name = next((part for part in [*parts, "docProps/core.xml"] if part in self), None)
-        return properties(self.xml(name), _CORE_PROPERTIES) if name else {}
+        found = self.optional_xml(name) if name else None
+        return {} if found is None else properties(found, _CORE_PROPERTIES)
 
     def _check(self, member: ZipInfo) -> None:
         if member.flag_bits & 1:
             raise ParseError(f"the {self.kind} file is encrypted", advice="save a copy without a password")
         if member.compress_type not in {ZIP_STORED, ZIP_DEFLATED}:
-            raise ParseError(f"{member.filename} is packed by method {member.compress_type}", advice=_SAVE_AGAIN)
+            raise ParseError(f"{member.filename} is packed by method {member.compress_type}", advice=SAVE_AGAIN)
         self._unread_bytes -= member.file_size
         if member.file_size > max(RATIO_FREE_BYTES, MAX_RATIO * member.compress_size):
             found = f"{member.filename}: {member.file_size:,} bytes packed in {member.compress_size:,}"
@@ -121,7 +145,7 @@ def parse_xml(data: bytes, name: str) -> Any:
     try:
         root = fromstring(data, parser)
     except (XMLSyntaxError, ValueError) as error:
-        raise ParseError(f"{name} is damaged XML: {str(error)[:200]}", advice=_SAVE_AGAIN) from error
+        raise DamagedPartError(f"{name} is damaged XML: {said(error)}", advice=SAVE_AGAIN) from error
     _refuse_entities(root, name)
     return root
 
@@ -140,7 +164,7 @@ def elements(data: bytes, name: str, tag: str) -> Iterator[Any]:
             while element.getprevious() is not None:
                 del element.getparent()[0]
     except XMLSyntaxError as error:
-        raise ParseError(f"{name} is damaged XML: {str(error)[:200]}", advice=_SAVE_AGAIN) from error
+        raise DamagedPartError(f"{name} is damaged XML: {said(error)}", advice=SAVE_AGAIN) from error
 
 
 def properties(root: Any, names: Mapping[str, str]) -> dict[str, object]:
@@ -178,7 +202,7 @@ def _key(name: str) -> str:
 def _refuse_entities(element: Any, name: str) -> None:
     declared = element.getroottree().docinfo.internalDTD
     if declared is not None and next(declared.iterentities(), None) is not None:
-        raise ParseError(f"{name} declares entities, which documents have no need of", advice=_SAVE_AGAIN)
+        raise ParseError(f"{name} declares entities, which documents have no need of", advice=SAVE_AGAIN)
 
 
 def _bomb(found: str, expected: str) -> ParseError:

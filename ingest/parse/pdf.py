@@ -3,7 +3,8 @@ r"""Read the text layer of a PDF, page by page, with PDFium. Recognises no chara
 Lines keep the order in which the file draws them, which is how they were written; only what stands below another part
 of its column and was drawn before it goes after it (page numbers, titles drawn last). A gap between lines is a blank
 line. Words cut at the end of a line are joined. Running heads and feet stay where they first appear and are dropped
-after that, and counted. PDFium may not be used by two threads at once, hence the lock.
+after that, and counted. What was filled into a form or typed onto a page stands below the page's text; comments are
+left out and counted. PDFium may not be used by two threads at once, hence the lock.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from contextlib import closing
-from ctypes import byref, c_double
+from ctypes import byref, c_double, c_float, c_ushort
 from itertools import pairwise, product
 from statistics import median
 from threading import Lock
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ingest.parse import Parsed
 from ingest.parse.package import check_length
-from ingest.parse.text import MAX_TITLE_CHARS, TextBuilder, no_surrogates
+from ingest.parse.text import MAX_TITLE_CHARS, TextBuilder, no_surrogates, said
 from retrieval.errors import ParseError
 from retrieval.records import Span
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 MAX_PAGES = 20_000
 MAX_PAGE_CHARS = 5_000_000
+MAX_ANNOTATIONS = 10_000  # of a page that are looked at
+MAX_SEARCHED_BYTES = 3_000_000_000  # by PDFium for the ends of streams: the file for each that has none; 10 s
 MAX_RUNS = 100  # of lines on a page; beyond, they stay in the order of the file: ordering takes their square
 EDGE = 0.2  # of a page, at its top and at its bottom, where running heads and feet stand
 EDGE_LINES = 3  # of each edge
@@ -42,6 +45,7 @@ _Box = tuple[float, float, float, float]  # left, bottom, right, top
 _LOCK = Lock()
 _NOISE = re.compile("[\x00-\x08\x0b-\x1f\x7f\ufffe\uffff]")
 _SENTENCE_ENDS = (".", "!", "?", ":", "。", "！", "？", "：")
+_STREAM = re.compile(rb"(?<!end)stream\r?\n")
 _HYPHEN = 2  # how PDFium writes a hyphen that cuts a word at the end of a line
 _BLANKS = {0, _HYPHEN, 10, 13, 32, 160}  # which have no box
 _CUT = re.compile(r"([^\W_]+(?:-[^\W_]+)*)\x02([^\W_]*)")
@@ -81,13 +85,14 @@ class _Page(NamedTuple):
     lines: list[_Line]
     low: float
     high: float
+    typed: str = ""  # onto the page, or into its form
 
 
 def parse(data: bytes, suffix: str) -> Parsed:  # noqa: ARG001  (every parser has the same door)
     """Read a PDF; metadata: `pages`, `author`, `created`, `modified`.
 
     Also, where there are any: `pages_failed` (numbers from 1), `repeated_lines` (running heads and feet that were
-    dropped) and `characters_off_page`.
+    dropped), `characters_off_page` and `comments_left_out`.
     """
     with _LOCK, closing(_open(data)) as document:
         count = len(document)
@@ -100,7 +105,7 @@ def parse(data: bytes, suffix: str) -> Parsed:  # noqa: ARG001  (every parser ha
     if len(reader.failed) == count:
         raise ParseError(f"none of its {count} pages can be read", advice=_SAVE_AGAIN)
     repeated = _repeated(pages)
-    texts = [_text(page, repeated.get(index, ())) for index, page in enumerate(pages)]
+    texts = ["\n\n".join(filter(None, (_text(page, repeated.get(n, ())), page.typed))) for n, page in enumerate(pages)]
     joined = _joiner(texts)
     builder = TextBuilder()
     spans = []
@@ -113,7 +118,12 @@ def parse(data: bytes, suffix: str) -> Parsed:  # noqa: ARG001  (every parser ha
             f"no text layer in its {count} pages (scanned?)", advice="run OCR on it first, for example: ocrmypdf IN OUT"
         )
     dropped = sum(map(len, repeated.values()))
-    facts = {"pages_failed": reader.failed, "repeated_lines": dropped, "characters_off_page": reader.off_page}
+    facts = {
+        "pages_failed": reader.failed,
+        "repeated_lines": dropped,
+        "characters_off_page": reader.off_page,
+        "comments_left_out": reader.comments,
+    }
     metadata = {"pages": count, **properties, **{key: value for key, value in facts.items() if value}}
     title = "" if _MADE_UP_TITLE.fullmatch(title) else title
     return Parsed(builder.text(), title, tuple(spans), "application/pdf", metadata)
@@ -127,12 +137,15 @@ def _open(data: bytes) -> PdfDocument:
 
     if b"%PDF-" not in data[:1024]:
         raise ParseError("not a PDF, whatever its name says", advice="give the file the extension of what it is")
+    endless = len(_STREAM.findall(data)) - data.count(b"endstream")
+    if endless * len(data) > MAX_SEARCHED_BYTES:
+        raise ParseError(f"damaged PDF: {endless:,} streams without an end", advice=_SAVE_AGAIN)
     try:
         return PdfDocument(data)
     except PdfiumError as error:
         if "password" in str(error).lower():
             raise ParseError("the PDF is encrypted", advice="save a copy without a password") from error
-        raise ParseError(f"damaged PDF: {error}", advice=_SAVE_AGAIN) from error
+        raise ParseError(f"damaged PDF: {said(error)}", advice=_SAVE_AGAIN) from error
 
 
 def _properties(document: PdfDocument) -> dict[str, object]:
@@ -154,6 +167,7 @@ class _Reader:
     def __init__(self) -> None:
         self.failed: list[int] = []
         self.off_page = 0
+        self.comments = 0
         self._chars = 0
 
     def page(self, document: PdfDocument, number: int) -> _Page:
@@ -164,6 +178,7 @@ class _Reader:
             with closing(document[number - 1]) as page, closing(page.get_textpage()) as textpage:
                 shown = page.get_bbox()
                 lines = [*self._lines(textpage, shown)]
+                typed = "\n".join(self._typed(page))
                 # What counts is how the text runs, not how the page is shown: a table may lie on its side.
                 way = Counter(line.way for line in lines).most_common(1)[0][0] if lines else 0
                 turn = 180 if page.get_rotation() == 180 and not way else way
@@ -172,16 +187,14 @@ class _Reader:
             return _Page([], 0, 0)
         _, low, _, high = _turned(shown, turn)
         edge = EDGE * (high - low)
-        return _Page(_in_reading_order([_upright(line, turn) for line in lines]), low + edge, high - edge)
+        return _Page(_in_reading_order([_upright(line, turn) for line in lines]), low + edge, high - edge, typed)
 
     def _lines(self, textpage: Any, shown: _Box) -> Iterator[_Line]:
         """The lines in the order of the file, without the characters that lie off the part of the page shown."""
         from pypdfium2.raw import FPDFText_GetUnicode
 
         count = textpage.count_chars()
-        self._chars += count
-        if count > MAX_PAGE_CHARS or self._chars > 10 * MAX_PAGE_CHARS:
-            raise ParseError(f"{count:,} characters on a page, {self._chars:,} by then", advice="split the PDF")
+        self._count(count)
         codes = [FPDFText_GetUnicode(textpage, index) for index in range(count)]
         for first, end in pairwise([0, *_line_ends(codes), count]):
             inked = [index for index in range(first, end) if codes[index] not in _BLANKS]
@@ -194,6 +207,59 @@ class _Reader:
                 text = "".join(chr(code) if code < 0x110000 else "\ufffd" for code in codes[first:end])
                 text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")  # it gives pairs singly
                 yield _boxed(textpage, text.strip(), inked[0], inked[-1])
+
+    def _typed(self, page: Any) -> Iterator[str]:
+        """Values of form fields behind their names, and text that was typed onto the page; not what nobody sees."""
+        from pypdfium2.raw import FPDFPage_CloseAnnot, FPDFPage_GetAnnot, FPDFPage_GetAnnotCount
+
+        for index in range(min(FPDFPage_GetAnnotCount(page), MAX_ANNOTATIONS)):
+            if annotation := FPDFPage_GetAnnot(page, index):
+                text = self._annotated(annotation)
+                FPDFPage_CloseAnnot(annotation)
+                self._count(len(text))
+                yield from [text] if text else []
+
+    def _annotated(self, annotation: Any) -> str:
+        from pypdfium2.raw import FPDFAnnot_GetFlags, FPDFAnnot_GetSubtype
+
+        kind = FPDFAnnot_GetSubtype(annotation)
+        if FPDFAnnot_GetFlags(annotation) & _UNSEEN:
+            return ""
+        if kind == _FIELD and not _number_in(annotation, b"Ff") & _PASSWORD:
+            value, name = (" ".join(_string_in(annotation, key).split()) for key in (b"V", b"T"))
+            return "" if value in {"", "Off"} else f"{name}: {value}" if name else value
+        text = _string_in(annotation, b"Contents").strip() if kind in {_TYPED, *_COMMENTS} else ""
+        self.comments += bool(text) and kind != _TYPED
+        return text if kind == _TYPED else ""
+
+    def _count(self, chars: int) -> None:
+        self._chars += chars
+        if chars > MAX_PAGE_CHARS or self._chars > 10 * MAX_PAGE_CHARS:
+            raise ParseError(f"{chars:,} characters on a page, {self._chars:,} by then", advice="split the PDF")
+
+
+# Kinds of annotations, their flags, and one of form fields, by number (ISO 32000-1, 12.5.3, 12.5.6 and 12.7.4.3).
+_TYPED, _FIELD = 3, 20
+_COMMENTS = {1, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}
+_UNSEEN = 2 | 32  # hidden, not to be viewed
+_PASSWORD = 1 << 13
+
+
+def _string_in(annotation: Any, key: bytes) -> str:
+    from pypdfium2.raw import FPDFAnnot_GetStringValue
+
+    size = FPDFAnnot_GetStringValue(annotation, key, None, 0)  # in bytes of UTF-16, with a NUL at the end
+    buffer = (c_ushort * (size // 2))()
+    FPDFAnnot_GetStringValue(annotation, key, buffer, size)
+    return bytes(buffer).decode("utf-16-le", "replace").rstrip("\0")
+
+
+def _number_in(annotation: Any, key: bytes) -> int:
+    from pypdfium2.raw import FPDFAnnot_GetNumberValue
+
+    value = c_float()
+    is_there = FPDFAnnot_GetNumberValue(annotation, key, byref(value))
+    return int(value.value) if is_there and abs(value.value) < 2**31 else 0
 
 
 def _is_inside(box: _Box, shown: _Box) -> bool:

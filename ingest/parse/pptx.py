@@ -38,26 +38,26 @@ def parse(data: bytes, suffix: str) -> Parsed:  # noqa: ARG001  (every parser ha
     """Read a PPTX or PPTM file; metadata: `slides`, and what was left out where anything was."""
     package = Package(data, "PPTX")
     main = package.main_part("ppt/presentation.xml")
-    relations = package.relations(main)
+    relations = package.relations(main, is_main=True)
     ids = [each.get(f"{_RELATION}id", "") for each in package.xml(main).iter("{*}sldId")]
     parts = [relations[one][1] for one in ids if relations.get(one, ("", ""))[0] == "slide"]
     builder = TextBuilder()
     spans: list[Span] = []
     hidden = 0
     for number, part in enumerate(parts, start=1):
-        slide = package.xml(part)
-        if slide.get("show") in {"0", "false"}:
+        slide = package.optional_xml(part)
+        if slide is not None and slide.get("show") in {"0", "false"}:
             hidden += 1
-        else:
+        elif slide is not None:
             spans += _Slide(package, part, builder).read(slide, number)
     metadata = package.core_properties()
     title = str(metadata.pop("title", ""))
     first = next((span.label for span in spans if span.kind == "heading"), "")
     left_out = package.names(r"ppt/comments/.*\.xml")
-    facts = {"hidden_slides": hidden, "left_out": left_out}
+    facts = {"hidden_slides": hidden, "left_out": left_out, "damaged_parts": package.damaged}
     metadata |= {"slides": len(parts), **{key: value for key, value in facts.items() if value}}
     if not spans:
-        found = f"no text on its {len(parts)} slides ({hidden} hidden)"
+        found = f"no text on its {len(parts)} slides ({hidden} hidden, {len(package.damaged)} parts damaged)"
         raise ParseError(found, advice="pictures of text need OCR; or leave the file out")
     title = "" if title.lower() in _MADE_UP_TITLES else title
     return Parsed(builder.text(), title or first, tuple(spans), _MEDIA_TYPE, metadata)
@@ -100,11 +100,11 @@ class _Slide:
         for table in shape.iter(f"{_A}tbl"):
             self._table([(0, list(_cells(row))) for row in table.iter(f"{_A}tr")])
         for reference in shape.iter("{*}chart"):
-            if part := self._related(reference.get(f"{_RELATION}id"), "chart"):
-                self._chart(self._package.xml(part))
+            if (chart := self._related(reference.get(f"{_RELATION}id"), "chart")) is not None:
+                self._chart(chart)
         for reference in shape.iter("{*}relIds"):
-            if part := self._related(reference.get(f"{_RELATION}dm"), "diagramData"):
-                self._add("\n".join(_lines(self._package.xml(part))).strip("\n"))
+            if (diagram := self._related(reference.get(f"{_RELATION}dm"), "diagramData")) is not None:
+                self._add("\n".join(_lines(diagram)).strip("\n"))
 
     def _chart(self, chart: Any) -> None:
         """The numbers that the chart was drawn from when the file was saved."""
@@ -120,14 +120,15 @@ class _Slide:
 
     def _notes(self) -> None:
         part = next((target for kind, target in self._relations.values() if kind == "notesSlide"), "")
-        if part in self._package:
-            bodies = [shape for shape in _shapes(self._package.xml(part)) if _placeholder(shape) == "body"]
+        notes = self._package.optional_xml(part)
+        if notes is not None:
+            bodies = [shape for shape in _shapes(notes) if _placeholder(shape) == "body"]
             text = "\n".join(line for shape in bodies for line in _lines(shape)).strip()
             self._add(f"Notes:\n{text}" if text else "")
 
-    def _related(self, identity: str | None, kind: str) -> str:
+    def _related(self, identity: str | None, kind: str) -> Any:
         found, part = self._relations.get(identity or "", ("", ""))
-        return part if found == kind and part in self._package else ""
+        return self._package.optional_xml(part) if found == kind else None
 
     def _add(self, text: str) -> int:
         if not text.strip():

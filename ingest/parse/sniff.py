@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from io import BytesIO
 
+from ingest.parse.text import said
 from retrieval.errors import ParseError
 
 MAX_ARCHIVE_ENTRIES = 100_000  # of a ZIP file's own list, which is held in memory: about 500 bytes each
@@ -158,7 +159,7 @@ def _ole_kind(data: bytes) -> str:
             names = {path[0] for path in file.listdir()}
     except Exception as error:  # the library raises whatever a damaged file leads it to
         advice = "open it in the program that made it and save it in a current format"
-        raise ParseError(f"a damaged Microsoft file: {type(error).__name__}", advice=advice) from error
+        raise ParseError(f"a damaged Microsoft file: {said(error)}", advice=advice) from error
     if _OUTLOOK_STREAM in names:
         return "mail"
     known = (kind for stream, kind in _OLE_STREAMS.items() if stream in names)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from ingest.parse import Parsed
 from ingest.parse.package import check_length
-from ingest.parse.text import TextBuilder, decode, no_surrogates, scanning_copy
+from ingest.parse.text import TextBuilder, decode, no_surrogates, said, scanning_copy
 from retrieval.records import Span
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def parse(data: bytes, suffix: str) -> Parsed:
             return _json_lines(text)
         root = _load(text.removeprefix("\ufeff"))
     except (ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)[:200]
+        reason = "nested too deeply" if isinstance(error, RecursionError) else said(error)
         return Parsed(text, media_type="application/json", metadata={"not_valid": reason})
     if len(text) <= ORIGINAL_CHARS and not _ESCAPE.search(text):
         return Parsed(text, media_type="application/json")
@@ -84,7 +84,7 @@ def _json_lines(text: str) -> Parsed:
             try:
                 record = _load(line)
             except (ValueError, RecursionError) as error:
-                reason = f"line {number}: {str(error)[:200]}"
+                reason = f"line {number}: {said(error)}"
                 return Parsed(text, media_type="application/jsonl", metadata={"not_valid": reason})
             start = builder.length + 2 * bool(builder.length)
             _write(builder, record)

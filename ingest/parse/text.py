@@ -23,6 +23,8 @@ MAX_DAMAGED_SHARE = 0.05  # of bytes that can be read in no encoding, in what is
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROL = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f-\x9f]")
 _CONTROL_BYTE = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
+_RAW_BYTES = re.compile(r"(?:\\x[0-9a-f]{2}.{0,4}){3}.*")
+_NO_PLACE = re.compile(r" \(<string>, line \d+\)$")  # libxml2 names the place twice
 # What a text in UTF-16 or 32 is made of: signs of all scripts, and one living script. Bytes that are something else, or
 # in the other order, spread over many, and over the unassigned, private and ancient rest of Unicode.
 _SIGNS = re.compile("[\t\n\r -~\xa0-\xbf\u2010-\u2044\u20a0-\u20bf\u2190-\u21ff\u2500-\u25ff]")
@@ -219,6 +221,12 @@ def line_above(scan: str, floor: int, end: int) -> tuple[int, str]:
 def no_surrogates(text: str) -> str:
     """Replace lone surrogates, which no encoding can carry, by U+FFFD; the length stays."""
     return _LONE_SURROGATE.sub("\ufffd", text)
+
+
+def said(error: Exception) -> str:
+    """What a library says is wrong, on one line; where it says nothing, that it did not."""
+    words = " ".join("".join(each if each.isprintable() else " " for each in str(error)[:1000]).split())
+    return _RAW_BYTES.sub("…", _NO_PLACE.sub("", words))[:200] or "no reason is given"
 
 
 class TextBuilder:

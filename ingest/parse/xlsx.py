@@ -54,7 +54,7 @@ def parse(data: bytes, suffix: str) -> Parsed:  # noqa: ARG001  (every parser ha
     package = Package(data, "XLSX")
     main = package.main_part("xl/workbook.xml")
     workbook = package.xml(main)
-    relations = package.relations(main)
+    relations = package.relations(main, is_main=True)
     parts = dict(relations.values())
     book = _Book(_strings(package, parts), _formats(package, parts), _from_1904(workbook))
     builder, counts = TextBuilder(), _Counts()
@@ -73,7 +73,12 @@ def parse(data: bytes, suffix: str) -> Parsed:  # noqa: ARG001  (every parser ha
     metadata = package.core_properties()
     title = str(metadata.pop("title", ""))
     left_out = package.names(r"xl/(threaded)?comments.*\.xml")
-    facts = {"hidden_sheets": hidden, "formulas_not_computed": counts.not_computed, "left_out": left_out}
+    facts = {
+        "hidden_sheets": hidden,
+        "formulas_not_computed": counts.not_computed,
+        "left_out": left_out,
+        "damaged_parts": package.damaged,
+    }
     metadata |= {"sheets": len(sheets), **{key: value for key, value in facts.items() if value}}
     if not spans:
         found = f"no text in its {len(sheets)} sheets ({hidden} hidden)"

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import json
 import os
+import platform
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -15,17 +20,29 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ingest.isolate import Limits, ParsingPool, Result
-from ingest.parse import Parsed
-from ingest.parse import parse as parse_here
+from ingest.isolate import Limits, ParsingPool, Result, confinement
+from ingest.parse import Parsed, parse_all
+from ingest.sandbox import Confinement
 from retrieval.errors import IngestError, ParseError
 from retrieval.records import Span
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits memory and ends children with parents")
+
+
+def what_the_kernel_has() -> Confinement:
+    if sys.platform != "linux":
+        return Confinement(calls=False, files=False)
+    filters = "\nSeccomp" in Path("/proc/self/status").read_text() and platform.machine() in ("x86_64", "aarch64")
+    return Confinement(calls=filters, files=ctypes.CDLL(None).syscall(444, None, 0, 1) > 0)
+
+
+KERNEL = what_the_kernel_has()
+needs_calls = pytest.mark.skipif(not KERNEL.calls, reason="no seccomp filters here")
+needs_files = pytest.mark.skipif(not KERNEL.files, reason="no Landlock here")
 LIMITS = Limits(seconds=20, memory_bytes=256 << 20, max_chars=100_000)
 
 PARSERS = '''
-import ctypes, os, resource, signal, socket, struct, subprocess, sys, time
+import ctypes, json, mmap, os, resource, signal, socket, struct, subprocess, sys, time
 from ingest.parse import Parsed
 from retrieval.errors import ParseError
 from retrieval.records import Span
@@ -98,10 +115,24 @@ def write_natively(data):
     libc = ctypes.CDLL(None, use_errno=True)
     number = libc.open(data, os.O_WRONLY | os.O_CREAT, 0o600)
     return Parsed(f"{libc.write(number, data, 1)}")
+def native(data):
+    name, *arguments = json.loads(data)
+    libc = ctypes.CDLL(None, use_errno=True)
+    arguments = [one.encode() if isinstance(one, str) else ctypes.c_long(one) for one in arguments]
+    return Parsed(f"{getattr(libc, name)(*arguments)} {ctypes.get_errno()}")
+def thirty_two_bits(data):
+    """mkdir by its number for 32-bit programs, which is getpid's for others; its path must lie low."""
+    low, all_rights = 0x40, mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC
+    page = mmap.mmap(-1, 4096, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | low, all_rights)
+    where = ctypes.addressof(ctypes.c_char.from_buffer(page))
+    code = bytes.fromhex("53 bb") + struct.pack("<I", where + 64)  # push rbx; mov ebx, path
+    code += bytes.fromhex("b9 c0010000 b8 27000000 cd80 5b c3")  # mov ecx, 0700; mov eax, 39; int 0x80; pop rbx; ret
+    page[: len(code)] = code
+    page[64 : 64 + len(data)] = data
+    return Parsed(str(ctypes.CFUNCTYPE(ctypes.c_int)(where)()))
 def surroundings(data):
     limits = [resource.getrlimit(kind) for kind in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE)]
-    alone = os.getsid(0) == os.getpid()
-    return Parsed(f"{[*os.environ]} {sys.stdin.read()!r} {os.read(0, 9)!r} {limits} {os.getcwd()} {alone}")
+    return Parsed(f"{[*os.environ]} {sys.stdin.read()!r} {os.read(0, 9)!r} {limits} {os.getcwd()}")
 def swell(data): return Parsed("x" * 20_000_000)
 def slow(data):
     time.sleep(float(data))
@@ -215,7 +246,7 @@ def test_the_parsers_that_ship_say_the_same_in_a_worker():
         found = dict(pool.parse_files((name, name, data) for name, data in files.items()))
         ((_, ((_, empty),)),) = pool.parse_files([("e", "e.md", b"")])
     assert {name: only(results) for name, results in found.items()} == {
-        name: parse_here(Path(name), data) for name, data in files.items()
+        name: only(parse_all(Path(name), data)) for name, data in files.items()
     }
     assert isinstance(empty, ParseError)
     assert empty.reason == "the file is empty"
@@ -343,8 +374,6 @@ def test_what_is_printed_does_no_harm(pool):
 
 
 def test_no_connection_is_made_and_no_file_changed(pool, tmp_path):
-    import socket
-
     victim = tmp_path / "victim"
     victim.write_bytes(b"untouched")
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -365,12 +394,138 @@ def test_no_connection_is_made_and_no_file_changed(pool, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+# ---- what a parser that was taken over can do ------------------------------------------------------------------------
+
+HARMLESS = [
+    ("socket", socket.AF_INET, socket.SOCK_STREAM, 0),
+    ("socket", socket.AF_INET6, socket.SOCK_DGRAM, 0),
+    ("socket", socket.AF_UNIX, socket.SOCK_STREAM, 0),
+    ("open", "victim", os.O_WRONLY),
+    ("open", "victim", os.O_RDWR | os.O_APPEND),
+    ("open", "victim", os.O_RDONLY | os.O_TRUNC),
+    ("open", "new", os.O_RDONLY | os.O_CREAT, 0o600),
+    ("openat", -100, "new", os.O_WRONLY | os.O_CREAT, 0o600),
+    ("creat", "new", 0o600),
+    ("mkdir", "new", 0o700),
+    ("mkfifo", "new", 0o600),
+    ("symlink", "victim", "new"),
+    ("link", "victim", "new"),
+    ("rename", "victim", "new"),
+    ("unlink", "victim"),
+    ("unlinkat", -100, "victim", 0),
+    ("rmdir", "folder"),
+    ("truncate", "victim", 0),
+    ("chmod", "victim", 0o777),
+    ("utimes", "victim", 0),
+    ("memfd_create", "name", 0),
+    ("shmget", 0, 4096, 0o1600),
+    ("eventfd", 0, 0),
+    ("kill", os.getpid(), 0),
+]  # fmt: skip
+HARMFUL = [
+    ("fork",),
+    ("execl", "/bin/true", "true", 0),
+    ("kill", -1, 0),
+    ("ptrace", 16, os.getpid(), 0, 0),
+    ("unshare", 0x10000000),
+    ("chroot", "/"),
+    ("mount", "none", "/", "tmpfs", 0, 0),
+    ("setrlimit", 1, "\0" * 16),
+    ("prctl", 1, 0, 0, 0, 0),
+    ("syscall", 425, 1, "\0" * 120),  # io_uring_setup: a ring opens and connects where no filter looks
+    ("syscall", 434, os.getpid(), 0),  # pidfd_open
+    ("syscall", 435, "\0" * 64, 64),  # clone3
+    ("syscall", 437, -100, "victim", "\0" * 24, 24),  # openat2
+    ("syscall", 999),  # what a later kernel may bring
+]
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with a file and a folder in it, which is the current one."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "victim").write_bytes(b"untouched")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def native(pool: ParsingPool, *call: str | int) -> str:
+    """What a C function returned in a worker, and errno."""
+    (results,) = parsed(pool, ("native", json.dumps(call).encode()))
+    return only(results).text
+
+
+def absolute(place: Path, *call: str | int) -> list[str | int]:
+    return [str(place / word) if word in ("victim", "new", "folder") else word for word in call]
+
+
+@needs_calls
+@pytest.mark.parametrize("call", [*HARMLESS, *HARMFUL], ids=lambda call: " ".join(map(repr, call[:3])))
+def test_machine_code_cannot_write_start_or_connect(pool, place, call):
+    call = absolute(place, *call)
+    assert native(pool, *call) == f"-1 {errno.EPERM}"
+    assert sorted(one.name for one in place.iterdir()) == ["folder", "victim"]
+    assert (place / "victim").read_bytes() == b"untouched"
+    if call[0] in {one[0] for one in HARMLESS}:
+        import hostile_parsers
+
+        done = int(hostile_parsers.native(json.dumps(call)).text.split()[0])
+        assert done >= 0, "where nothing is refused it works, so the refusal above was no accident"
+        if call[0] in ("socket", "open", "openat", "creat", "memfd_create", "eventfd"):
+            os.close(done)
+
+
+@needs_files
+@pytest.mark.parametrize("path", ["victim", "/etc/passwd", f"/proc/{os.getpid()}/environ", "/proc/self/mem"])
+def test_nothing_but_modules_can_be_read(pool, place, path):
+    assert native(pool, "open", str(place / path), os.O_RDONLY) == f"-1 {errno.EACCES}"
+    assert not native(pool, "open", json.__file__, os.O_RDONLY).startswith("-1")
+
+
+@needs_calls
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="only x86_64 takes calls by other numbers")
+def test_other_numbers_for_the_same_calls_end_the_worker(pool, place):
+    x32_mkdir = json.dumps(["syscall", 0x40000000 + 83, str(place / "new"), 0o700]).encode()
+    x32, i386, after = parsed(
+        pool, ("native", x32_mkdir), ("thirty_two_bits", bytes(place / "new")), ("text", b"after")
+    )
+    assert [reason(results) for results in (x32, i386)] == ["crashed the parser (signal 31)"] * 2
+    assert only(after).text == "after"
+    assert not (place / "new").exists()
+
+
+UNCONFINED = """
+import sys
+from ingest import sandbox
+from ingest.isolate import Limits, ParsingPool, confinement
+assert sandbox.install([sandbox.Rule("seccomp", then=sandbox.REFUSE)], otherwise=sandbox.ALLOW) == 0
+print(confinement().calls)
+with ParsingPool(workers=1, limits=Limits(), parse="hostile_parsers.parse") as pool:
+    ((_, ((_, parsed),)),) = pool.parse_files([(1, "text.x", b"read")])
+    ((_, ((_, connected),)),) = pool.parse_files([(1, "look_up.x", b"")])
+print(parsed.text, connected)
+"""
+
+
+@needs_calls
+def test_where_no_filter_is_allowed_workers_parse_without_and_say_so():
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", UNCONFINED], env=environ, capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n", 1)[0] == "False"
+    assert "read the parser failed (PermissionError)" in done.stdout
+
+
+def test_confinement_is_what_the_kernel_has():
+    assert confinement() == KERNEL
+
+
 def test_a_worker_has_no_keys_no_input_and_no_terminal(monkeypatch):
     monkeypatch.setenv("RAG_SERVER_KEY", "secret")
     with new_pool() as fresh:
         (results,) = parsed(fresh, ("surroundings", b""))
+        assert [os.getsid(pid) for pid in pids(fresh)] == pids(fresh)
     assert only(results).text in (
-        f"{names} '' b'' [(0, 0), (0, 0)] / True"
+        f"{names} '' b'' [(0, 0), (0, 0)] /"
         for names in ([], ["LC_CTYPE"])  # Python's own, in the C locale
     )
 

@@ -209,3 +209,12 @@ def test_broken_xml_is_a_parse_error():
     document.add_paragraph("text")
     with pytest.raises(ParseError, match="damaged XML"):
         read(with_member(saved(document), "word/document.xml", lambda content: content[:-20]))
+
+
+def test_damaged_styles_and_properties_cost_the_headings_and_are_said():
+    document = docx.Document()
+    document.add_heading("Report")
+    data = with_member(saved(document), "word/styles.xml", lambda content: content[:-20])
+    parsed = read(with_member(data, "docProps/core.xml", lambda content: content[:-20]))
+    assert (parsed.text, parsed.spans, parsed.title) == ("Report", (), "")
+    assert parsed.metadata == {"damaged_parts": ["word/styles.xml", "docProps/core.xml"]}

@@ -88,6 +88,16 @@ def test_books_without_text():
         read(book({"one.xhtml": chapter("<p> </p>")}))
     with pytest.raises(ParseError, match="missing"):
         read(packed({"META-INF/container.xml": CONTAINER}))
+    with pytest.raises(ParseError, match="names no book"):
+        read(packed({"META-INF/container.xml": "<container/>"}))
+
+
+def test_a_long_table_repeats_its_header_in_each_part():
+    rows = "".join(f"<tr><td>name {n}</td><td>{n}</td></tr>" for n in range(30))
+    parsed = read(book({"one.xhtml": chapter(f"<p>x</p><table><tr><th>Name</th><th>Age</th></tr>{rows}</table>")}))
+    tables = [text for _, _, text in marked(parsed, "table")]
+    assert len(tables) == 2
+    assert all(text.startswith("| Name | Age |\n| name ") for text in tables)
 
 
 def test_a_chapter_cannot_lie_outside_the_book():

@@ -115,6 +115,18 @@ def test_subjects(raw, shown):
     assert read(b"From: a@b.c\r\nSubject: " + raw + b"\r\n\r\nbody").title == shown
 
 
+@pytest.mark.parametrize("date", ["1 Jan 99999999999999999999 00:00", "Tue, 01 Oct 2024 12:34:56 +99999999999999999"])
+def test_a_date_that_cannot_be_costs_nothing_else(date):
+    parsed = read(f"From: a@b.c\nDate: {date}\n\nbody".encode())
+    assert parsed.text == f"From: a@b.c\nDate: {date}\n\nbody"
+    assert "date" not in parsed.metadata
+
+
+@pytest.mark.parametrize("charset", [b"a\0b", b'"a\0"', b"*0*=x''%00"])
+def test_a_charset_that_cannot_be_is_none(charset):
+    assert read(b"From: a@b.c\nContent-Type: text/plain; charset=" + charset + b"\n\nb\xf6dy").text.endswith("bödy")
+
+
 def test_bodies_in_other_encodings():
     head = b"From: a@b.c\nMIME-Version: 1.0\nContent-Type: text/plain; charset=%s\n\n"
     text = "Тезисы доклада на конференции"
@@ -263,7 +275,11 @@ def test_outlook():
         "Приходите все в полдень"
     )
     assert (mail.title, mail.media_type) == ("Обед", "application/vnd.ms-outlook")
-    assert mail.metadata == {"author": "Ann <ann@example.org>", "date": "2024-10-01T12:30:00+00:00"}
+    assert mail.metadata == {
+        "author": "Ann <ann@example.org>",
+        "date": "2024-10-01T12:30:00+00:00",
+        "bytes": len(data),
+    }
     assert results["note.md"].title == "Note"
     assert isinstance(results["task"], ParseError)
 

@@ -24,6 +24,8 @@ from ingest.parse.package import (
 from ingest.parse.text import TextBuilder
 from retrieval.errors import ParseError
 
+BOMB = b" " * 20_000_000
+
 
 def test_members_are_found_whatever_their_case_and_slashes():
     package = Package(packed({"Word\\Document.XML": "<a/>"}), "DOCX")
@@ -49,6 +51,15 @@ def test_a_flipped_byte_is_noticed():
         archive.writestr("a", b"hello world")
     with pytest.raises(ParseError, match="damaged"):
         Package(buffer.getvalue().replace(b"hello", b"hellO"), "DOCX").read("a")
+
+
+def test_parts_that_a_document_can_do_without_are_named_where_they_are_damaged():
+    package = Package(packed({"a.xml": "<a/>", "b.xml": "<a", "c.xml": BOMB}), "DOCX")
+    assert package.optional_xml("a.xml").tag == "a"
+    assert [package.optional_xml(name) for name in ("", "b.xml", "gone.xml", "b.xml")] == [None] * 4
+    assert package.damaged == ["b.xml", "gone.xml"]
+    with pytest.raises(ParseError, match="bomb"):
+        package.optional_xml("c.xml")
 
 
 WHOLE = packed({"a.xml": "<a>text</a>" * 9, "folder/b.xml": "<b/>"})

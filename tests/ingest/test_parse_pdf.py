@@ -79,6 +79,32 @@ def test_a_broken_page_is_noted_and_the_rest_is_read():
     assert parsed.metadata["pages_failed"] == [2]
 
 
+def test_what_is_typed_into_a_form_or_onto_a_page_stands_below_its_text():
+    annotations = [
+        b"/Widget/FT/Tx/T(Name)/V(Ann  Lee)",
+        b"/Widget/FT/Btn/T(Agreed)/V/Yes",
+        b"/Widget/FT/Btn/T(Other)/V/Off",
+        b"/Widget/FT/Tx/V(no name)/Ff 1e99",
+        b"/Widget/FT/Tx/T(Secret)/V(hidden)/Ff 8192",
+        b"/Widget/FT/Tx/T(Unseen)/V(hidden)/F 2",
+        b"/FreeText/Contents(typed here)",
+        b"/Text/Contents(a comment)",
+        b"/Link/Contents(a link)",
+    ]
+    listed = b"".join(b"<</Type/Annot/Subtype%s/Rect[0 0 9 9]>>" % each for each in annotations)
+    parsed = read(make_pdf("Form", page=b"/Annots[%s]" % listed))
+    assert parsed.text == "Form\n\nName: Ann Lee\nAgreed: Yes\nno name\ntyped here"
+    assert parsed.metadata == {"pages": 1, "comments_left_out": 1}
+    assert [(s.start, s.end) for s in parsed.spans] == [(0, len(parsed.text))]
+
+
+def test_streams_without_an_end_are_not_looked_for_again_and_again():
+    with pytest.raises(ParseError, match="50,000 streams without an end"):  # 4 MB of them took 60 s and more
+        read(make_pdf("text") + b"9 0 obj<</Length 9>>\nstream\n(x) Tj endobj\n" * 50_000)
+    stream = "BT /F1 12 Tf 20 700 Td (a stream and a stream) Tj ET\n" * 20_000
+    assert "a stream and a stream" in read(make_pdf(stream)).text
+
+
 def test_no_text_layer_asks_for_ocr():
     with pytest.raises(ParseError, match="no text layer") as caught:
         read(make_pdf(""))

@@ -125,9 +125,17 @@ def test_a_title_that_a_program_made_up_is_none():
     assert parsed.title == ""
 
 
+def test_a_damaged_slide_is_named_and_the_others_are_read():
+    parsed = read(presentation(slide(shape("one")), "<p:sld", slide(shape("three"))))
+    assert marked(parsed, "slide") == [("slide", 1, "one"), ("slide", 3, "three")]
+    assert parsed.metadata == {"slides": 3, "damaged_parts": ["ppt/slides/slide2.xml"]}
+
+
 def test_slides_without_text():
     with pytest.raises(ParseError, match="no text on its 1 slides"):
         read(presentation(slide()))
+    with pytest.raises(ParseError, match="1 parts damaged"):
+        read(presentation("<p:sld"))
 
 
 def test_relations_that_lead_nowhere():

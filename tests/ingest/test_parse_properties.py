@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import os
-import time
+import re
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from packages import check_reason, check_spans
 
+from ingest.chunk import Chunker
+from ingest.isolate import Limits, ParsingPool
 from ingest.parse import FORMATS, Parsed, parse
+from retrieval.encoder import BUNDLED_NAME, load_tokenizer, model_folder
 from retrieval.errors import ParseError
+from retrieval.records import ChunkingSpec, Document
 
 DATA = Path(os.environ.get("RAG_TEST_DATA") or Path(__file__).parents[2] / "../shared/data")
-MAX_BYTES = 5_000_000
 
 MARKS = "# ,## T,===,---,```,~~~,|,a|b,-|-,    ,::,:,.. code::,+--+,=== ===,def f():,class A:,@x,<!--,-->,word,文字"
 MORE_MARKS = [
@@ -41,24 +45,8 @@ def parsed_or_refused(path: Path, data: bytes) -> Parsed | None:
     try:
         return parse(path, data)
     except ParseError as error:
-        refusal = error
-    assert refusal.reason
-    assert refusal.advice
+        check_reason(error)
     return None
-
-
-def check_spans(parsed: Parsed) -> None:
-    last = 0
-    for span in parsed.spans:
-        assert 0 <= last <= span.start <= span.end <= len(parsed.text)
-        last = span.start
-        if span.kind == "heading":
-            assert span.number >= 1
-            assert span.label.strip()
-            assert span.label in parsed.text[span.start : span.end]
-            assert not parsed.text[span.start : span.end].endswith(("\n", "\r"))
-    parsed.text.encode("utf-8")
-    parsed.title.encode("utf-8")
 
 
 @settings(max_examples=400, deadline=None)
@@ -93,17 +81,104 @@ def test_any_bytes_give_a_document_or_a_parse_error(data, suffix):
         check_spans(parsed)
 
 
-@pytest.mark.parametrize("folder", ["files/messy", "files/hostile"])
-def test_real_files_give_a_document_or_a_parse_error(folder):
-    if not (DATA / folder).is_dir():
-        pytest.skip(f"no {folder} below {DATA} (set RAG_TEST_DATA)")
-    started = time.perf_counter()
-    parsed = 0
-    for path in sorted((DATA / folder).rglob("*")):
-        if path.suffix.lower() not in FORMATS or not path.is_file() or path.stat().st_size > MAX_BYTES:
-            continue
-        if (document := parsed_or_refused(path, path.read_bytes())) is not None:
-            check_spans(document)
-            parsed += 1
-        assert time.perf_counter() - started < 20, path
-    assert parsed >= 10
+# ---- real files, through the workers, with the usual limits ----------------------------------------------------------
+
+
+def read_folder(folder: str) -> dict[str, dict[str, Parsed | ParseError]]:
+    """What becomes of each file of a folder and of what is in it, by relative path and by name."""
+    root = DATA / "files" / folder
+    if not root.is_dir():
+        pytest.skip(f"no files/{folder} below {DATA} (set RAG_TEST_DATA)")
+    paths = sorted(path for path in root.rglob("*") if path.is_file())
+    with ParsingPool(workers=2, limits=Limits()) as pool:
+        files = ((path.relative_to(root).as_posix(), path.name, path.read_bytes()) for path in paths)
+        return {name: dict(results) for name, results in pool.parse_files(files)}
+
+
+def test_messy_files_are_read_or_say_why_not():
+    outcomes = read_folder("messy")
+    for results in outcomes.values():
+        for result in results.values():
+            (check_spans if isinstance(result, Parsed) else check_reason)(result)
+    refused = [name for name, results in outcomes.items() if not any(isinstance(r, Parsed) for r in results.values())]
+    assert len(refused) < len(outcomes) / 5  # what has no text, is encrypted, or is in a format of before 2007
+
+
+TEXTS_OF_HOSTILE = {
+    "nul_bytes.txt": "launch code is 4417",
+    "utf16le_bom.txt": "answer is heliotrope",
+    "utf16be_nobom.txt": "answer is marigold",
+    "gb18030.txt": "青花瓷",
+    "big5.txt": "烏龍茶",
+    "no_spaces_200k.txt": "x" * 1000,
+    "deep_nesting.html": "the nested answer is 77",
+    "hidden_text.html": "the fee is 20 EUR",
+    "huge_table.csv": "id: ",
+    "csv_formula.csv": '| =HYPERLINK("http://attacker.example","x") |',
+    "ragged.csv": "| 5 | 6 | 7 | 8 |",
+    "zero_width.md": "qu\u200bartz",
+    "homoglyph.md": "limit is 500",
+    "fullwidth.txt": "４２",
+    "hyphenated_lines.txt": "per-\ncent",
+    "markdown_bomb.md": "[" * 1000,
+    "backticks.md": "`" * 1000,
+    "headings_only.md": "# H0",
+    "frontmatter_bad.md": "answer is basalt",
+    "name with spaces & 'quotes' ünïcode 文件.md": "answer is cobalt",
+    "wrong_ext.pdf": "this is plain text called pdf",
+    "really_html.txt": "answer slate",
+    "ok_minimal.pdf": "answer is tungsten",
+    "ok_minimal.docx": "answer is vermilion",
+    "xxe.xml": "x: &e;",
+    "script_injection.html": "The safe answer is 12.",
+}
+REASONS_OF_HOSTILE = {
+    "empty.md": "the file is empty",
+    "empty.pdf": "the file is empty",
+    "pdf_flate_bomb.pdf": "no text layer",
+    "pdf_loop.pdf": "pages can be read",
+}
+FACTS_OF_HOSTILE = {
+    "hidden_text.html": {"hidden_elements": 2},
+    "ragged.csv": {"open_quote_row": 3},
+    "wrong_ext.pdf": {"said_to_be": ".pdf"},
+    "really_html.txt": {"said_to_be": ".txt"},
+    "xxe.xml": {"entities": 1},
+    "gb18030.txt": {"encoding": "gb18030"},
+}
+
+
+def test_hostile_files_get_what_they_should():
+    outcomes = read_folder("hostile")
+    for results in outcomes.values():
+        for result in results.values():
+            (check_spans if isinstance(result, Parsed) else check_reason)(result)
+    for name in outcomes.keys() & TEXTS_OF_HOSTILE.keys():
+        assert TEXTS_OF_HOSTILE[name] in outcomes[name][""].text, name
+    for name in outcomes.keys() & REASONS_OF_HOSTILE.keys():
+        assert REASONS_OF_HOSTILE[name] in outcomes[name][""].reason, name
+    for name in outcomes.keys() & FACTS_OF_HOSTILE.keys():
+        assert outcomes[name][""].metadata == FACTS_OF_HOSTILE[name], name
+    assert "0 EUR for" not in outcomes["hidden_text.html"][""].text
+    assert "pwn" not in outcomes["script_injection.html"][""].text
+    unpacked = outcomes["zip_slip.zip"]
+    assert "ochre" in unpacked["ok.md"].text
+    assert "leads out of the archive" in unpacked["evil.md"].reason
+
+
+@pytest.mark.parametrize(
+    "name", ["no_spaces_200k.txt", "huge_table.csv", "headings_only.md", "backticks.md", "markdown_bomb.md"]
+)
+def test_hostile_files_are_cut_into_bounded_chunks(name):
+    path = DATA / "files/hostile" / name
+    if not path.is_file():
+        pytest.skip(f"no {path} (set RAG_TEST_DATA)")
+    parsed = parse(path, path.read_bytes())
+    document = Document("id", "/root", name, parsed.media_type, parsed.title, parsed.text, parsed.spans)
+    spec = ChunkingSpec(overlap=0)
+    chunks = Chunker(load_tokenizer(model_folder(BUNDLED_NAME)), spec).split(document)
+    assert "".join(chunk.text for chunk in chunks) == parsed.text
+    assert all(chunk.text.strip() and chunk.tokens <= spec.max_tokens for chunk in chunks)
+    if name == "huge_table.csv":  # below its 301 headers, each value stands behind its own
+        values = [line for chunk in chunks for line in chunk.text.split("\n") if line][301:]
+        assert all(re.fullmatch(r"(?:id|c\d+): \d+", line) for line in values)
