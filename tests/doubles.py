@@ -1,4 +1,4 @@
-"""Test doubles: a deterministic encoder without a model, exact term counts, and short ways to fill a store."""
+"""Test doubles: an encoder without a model, exact term counts, short ways to fill a store and to drain a stream."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import re
 from functools import cached_property, lru_cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -20,13 +20,16 @@ from retrieval.retriever import Retriever, SearchSettings
 from retrieval.store import Store, Writer, embedding_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
     from tokenizers import Tokenizer
 
     from retrieval.encoder import Encoder
+
+Piece = TypeVar("Piece")
+Result = TypeVar("Result")
 
 _WORD = re.compile(r"\w+|[^\w\s]")
 
@@ -171,3 +174,13 @@ def open_retriever(store: Store, encoder: Encoder, *, analyzer: Analyzer | None 
         analyzer=analyzer,
         settings=SearchSettings(**settings),
     )
+
+
+def consume(stream: Generator[Piece, None, Result]) -> tuple[list[Piece], Result]:
+    """Every piece of a stream, and what it returns."""
+    pieces = []
+    while True:
+        try:
+            pieces.append(next(stream))
+        except StopIteration as end:
+            return pieces, end.value

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from app.cli.common import ConfigFlag, IndexFlag, JsonFlag, Session, note, print_json, stderr, stdout, table
-from retrieval.errors import RagError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,8 +40,6 @@ def delete(
         Reporter(stderr(), lines=not as_json) as progress,
     ):
         removed, receipt = pipeline.delete(source, compacted=compact, report=progress)
-    if not removed:
-        raise RagError(f"the index holds no document {source!r}; rag index list shows what it holds")
     if as_json:
         from app.cli.wire import receipt_record
 
@@ -51,7 +48,8 @@ def delete(
     stdout().print(f"deleted {visible(source)} from the index", soft_wrap=True)
     _print_receipt(receipt, stdout())
     if not receipt.is_gone:
-        note("no search shows it any more; to remove the rest of it from the files, run: rag index compact")
+        shown = "" if receipt.found_by_search else "no search shows it any more; "
+        note(f"{shown}to remove what is left of it from the files, run: rag index compact")
 
 
 def _print_receipt(receipt: Receipt, console: Console) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -22,6 +23,7 @@ from app.cli.common import (
     stdout,
     table,
 )
+from retrieval.errors import RagError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,7 +36,10 @@ app = typer.Typer(
 )
 
 LEDGER_ROWS = 50
-"""Documents that the ledger shows one by one; the largest, and all of which something is missing."""
+"""Documents that the ledger shows one by one: those of which something is missing before others, then the largest."""
+
+NAMES = 5
+"""Pages or parts that are named of a list of what was left out."""
 
 
 @app.command("list")
@@ -118,6 +123,7 @@ def verify(
         for problem in problems or ["the index is sound"]:
             stdout().print(visible(problem), soft_wrap=True)
     if problems:
+        note("to mend it, run: rag index repair")
         raise typer.Exit(FAILED)
 
 
@@ -187,10 +193,12 @@ def restore(
     """
     from app.cli.progress import Reporter
     from app.cli.text import visible
+    from retrieval.versions import versions
 
     session: Session = context.obj
+    settings = session.config(config=config, index=index)
     with (
-        session.pipeline(session.config(config=config, index=index), announce=False) as pipeline,
+        session.pipeline(settings, announce=False) as pipeline,
         Reporter(stderr(), lines=not as_json) as progress,
     ):
         facts = pipeline.restore(session.cwd / file if file else None, progress)
@@ -200,7 +208,8 @@ def restore(
         return
     what = f"{visible(str(file))}, written {visible(facts.created_at)}" if facts else "the version before"
     stdout().print(f"restored {what}: {documents:,} documents", soft_wrap=True)
-    note("to undo this, run: rag index restore")
+    if versions(settings.index).previous:  # else there was none
+        note("to undo this, run: rag index restore")
 
 
 @app.command()
@@ -244,9 +253,22 @@ def export(
             for line in lines:
                 print(line)
             return
-        with (session.cwd / out).open("x", encoding="utf-8") as file:
-            number = sum(1 for line in lines if file.write(f"{line}\n"))
+        number = _write_lines(session.cwd / out, lines)
     note(f"{number:,} chunks in {out}")
+
+
+def _write_lines(path: Path, lines: Iterator[str]) -> int:
+    """Write a new file, whole or not at all; returns the number of lines."""
+    try:
+        file = path.open("x", encoding="utf-8")
+    except FileExistsError as error:
+        raise RagError(f"'{path}' is there already; choose another name") from error
+    try:
+        with file:
+            return sum(1 for line in lines if file.write(f"{line}\n"))
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
 
 
 def _print_repair(report: RepairReport, console: Console) -> None:
@@ -263,8 +285,10 @@ def _print_repair(report: RepairReport, console: Console) -> None:
         )
     for root, source in report.lost:
         complain("lost", f"{root}/{source}" if source else "a document whose name cannot be read")
+    roots = sorted({root for root, _ in report.lost if root})
     if report.lost:
-        note("to read lost documents again from their files, run: rag ingest with their folders")
+        where = shlex.join(roots) if roots else "with the folders it was made from"
+        note(f"to read what was lost from its files again, run: rag ingest {where}")
 
 
 def _print_ledger(accounts: Iterator[Account], *, as_json: bool) -> None:
@@ -272,45 +296,66 @@ def _print_ledger(accounts: Iterator[Account], *, as_json: bool) -> None:
         for account in accounts:
             print_json(asdict(account))
         return
-    from rich.text import Text
-
     from app.cli.progress import waiting
-    from app.cli.text import visible
 
     with waiting(stderr(), "counting"):
         rows = list(accounts)
-    counted = (
-        "bytes",
-        "characters",
-        "in_chunks",
-        "blank",
-        "unaccounted",
-        "tokens",
-        "embedded",
-        "unembedded",
-        "unknown",
-    )
-    odd = [row for row in rows if row.unaccounted or row.unembedded or row.left_out]
-    largest = sorted(rows, key=lambda row: -row.characters)[:LEDGER_ROWS]
-    chosen = [row for row in rows if row in odd or row in largest]
-    shown = table("source", *(name.replace("_", " ") for name in counted), "left out", numbers=_spaced(counted))
+    _print_accounts(rows, stdout())
+
+
+def _print_accounts(rows: Sequence[Account], console: Console) -> None:
+    """Sizes, and what else is not as it is nearly everywhere: all text in chunks, all tokens embedded and known."""
+    from rich.text import Text
+
+    from app.cli.text import visible
+
+    ranked = sorted(rows, key=lambda row: (row.unaccounted + abs(row.unembedded), len(row.left_out), row.characters))
+    chosen = sorted(ranked[-LEDGER_ROWS:], key=lambda row: (row.root, row.source))
+    counted = ["bytes", "characters", "tokens"]
+    counted += [
+        name for name in ("blank", "unaccounted", "unembedded", "unknown") if any(getattr(r, name) for r in rows)
+    ]
+    shown = table("source", *counted, numbers=tuple(counted))
+    for column in shown.columns[1:]:
+        column.no_wrap = True
     for row in chosen:
         values = (getattr(row, name) for name in counted)
-        left_out = ", ".join(f"{what}: {amount}" for what, amount in row.left_out.items())
-        shown.add_row(
-            Text(visible(row.source), style="cyan"),
-            *("" if value is None else f"{value:,}" for value in values),
-            Text(visible(left_out), style="dim"),
-        )
+        cells = ("" if value is None else f"{value:,}" for value in values)
+        shown.add_row(Text(visible(row.source), style="cyan"), *cells)
     totals = (sum(getattr(row, name) or 0 for row in rows) for name in counted)
-    shown.add_row(Text(f"all {len(rows):,}", style="bold"), *(Text(f"{total:,}", style="bold") for total in totals), "")
-    stdout().print(shown)
+    shown.add_row(Text(f"all {len(rows):,}", style="bold"), *(Text(f"{total:,}", style="bold") for total in totals))
+    console.print(shown)
+    if not any(row.unaccounted or row.unembedded for row in rows):
+        console.print("every character is accounted for, every token is embedded", style="green", soft_wrap=True)
+    _print_left_out([row for row in chosen if row.left_out], console)
     if len(chosen) < len(rows):
-        note(f"the {len(chosen):,} largest and oddest of {len(rows):,} documents; --json lists every one")
+        note(
+            f"{len(chosen):,} of {len(rows):,} documents: those of which something is missing first, then the largest;"
+            " --json lists every one"
+        )
 
 
-def _spaced(names: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(name.replace("_", " ") for name in names)
+def _print_left_out(rows: Sequence[Account], console: Console) -> None:
+    from rich.text import Text
+
+    from app.cli.text import visible
+
+    if not rows:
+        return
+    shown = table("left out by the parser", "")
+    for row in rows:
+        said = "\n".join(f"{what.replace('_', ' ')}: {_amount(amount)}" for what, amount in row.left_out.items())
+        shown.add_row(Text(visible(row.source), style="cyan"), Text(said))
+    console.print()
+    console.print(shown)
+
+
+def _amount(value: object) -> str:
+    """A number, or names: the first of them."""
+    if not isinstance(value, list | tuple):
+        return _shown(value)
+    more = [f"and {len(value) - NAMES:,} more"] if len(value) > NAMES else []
+    return ", ".join([*map(_shown, value[:NAMES]), *more])
 
 
 def _print_facts(facts: Mapping[str, object], console: Console) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,6 +19,7 @@ from app.cli.common import (
     ProfileFlag,
     Session,
     complain,
+    note,
     print_json,
     stderr,
     stdout,
@@ -40,7 +41,9 @@ def ingest(
     *,
     paths: Annotated[list[str], typer.Argument(metavar="PATH", help="Folders or files.", show_default=False)],
     prune: Annotated[bool, typer.Option("--prune", help="Remove documents whose files are gone.")] = False,
-    rebuild: Annotated[bool, typer.Option("--rebuild", help="Read and encode everything again.")] = False,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Read and encode everything again, beside the present index.")
+    ] = False,
     max_file_mb: Annotated[
         str | None, typer.Option("--max-file-mb", metavar="MB", help="Leave larger files aside.")
     ] = None,
@@ -56,6 +59,7 @@ def ingest(
 ) -> None:
     """Read documents into the index. Unchanged files are not read again."""
     from app.cli.progress import Reporter
+    from retrieval.versions import versions
 
     session: Session = context.obj
     settings = session.config(
@@ -72,6 +76,8 @@ def ingest(
         _print_line(report)
     else:
         _print_report(report, stdout())
+        if rebuild and not report.interrupted and versions(settings.index).previous:
+            note("the earlier index is kept: rag index restore brings it back, rag index compact drops it")
     if report.interrupted:
         stored = len(report.added) + len(report.changed)
         complain("interrupted", f"{stored:,} documents of this run are stored; {KEPT}")
@@ -124,8 +130,39 @@ def _print_report(report: IngestReport, console: Console) -> None:
         console.print()
         console.print(f"{len(report.missing):,} gone from disk and kept; remove them with --prune:", style="bold")
         _print_names(report.missing, console)
+    _print_formats(report, console)
     _print_failures(report, console)
     _print_skipped(report, console)
+
+
+def _print_formats(report: IngestReport, console: Console) -> None:
+    """Outcomes by format, the most frequent first, where there is something to tell apart."""
+    from rich.text import Text
+
+    from app.cli.text import visible
+
+    outcomes = {
+        "added": Counter(map(_format, report.added)),
+        "changed": Counter(map(_format, report.changed)),
+        "failed": Counter(_format(failure.source) for failure in report.failures),
+    }
+    formats = sum(outcomes.values(), Counter[str]()).most_common()
+    if len(formats) < 2 and not report.failures:
+        return
+    shown = table("format", *outcomes, numbers=tuple(outcomes))
+    named = {name: [counts[name] for counts in outcomes.values()] for name, _ in formats[:ROWS]}
+    rest = [sum(counts[name] for name, _ in formats[ROWS:]) for counts in outcomes.values()]
+    if any(rest):
+        named[f"{len(formats) - ROWS:,} others"] = rest
+    for name, numbers in named.items():
+        shown.add_row(Text(visible(name)), *(Text(f"{count:,}", style="" if count else "dim") for count in numbers))
+    console.print()
+    console.print(shown)
+
+
+def _format(source: str) -> str:
+    """How the name of a document ends."""
+    return PurePosixPath(source).suffix.lower().removeprefix(".") or "no extension"
 
 
 def _print_failures(report: IngestReport, console: Console) -> None:

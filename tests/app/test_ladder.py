@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from app.cli import bench
 from app.cli.common import RagGroup, Session
-from app.ladder import RUNGS, climb, lead, make_prompts, tensor_bytes
+from app.ladder import RUNGS, Rung, lead, make_prompts, tensor_bytes
 from bench.small_models import SMALL_SHAPE, save_small_model
 from reader.backends.loading import ZephyrSettings
 from reader.backends.memory import Load, Shape
@@ -22,26 +22,29 @@ QUANTISED_CACHE = find_spec("hqq") is not None
 SHAPE = Shape.of({**SMALL_SHAPE, "hidden_size": 256, "num_key_value_heads": 4})
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    sizes = {"initializer_range": 0.2, "hidden_size": 256, "num_key_value_heads": 4}
+    """A model that reads no more than 256 tokens, so that the prompts are short."""
+    sizes = {"initializer_range": 0.2, "hidden_size": 256, "num_key_value_heads": 4, "max_position_embeddings": 256}
     return save_small_model(tmp_path_factory.mktemp("ladder") / "small", **sizes)
+
+
+def command(*arguments):
+    app = typer.Typer(cls=RagGroup)
+    app.add_typer(bench.app, name="bench")
+    return CliRunner().invoke(app, ["bench", "ladder", *arguments], obj=Session(environ={"HOME": "/nowhere"}))
 
 
 @pytest.fixture(scope="module")
 def rungs(folder):
-    said = []
-    found = climb(ZephyrSettings(model=str(folder), device="cpu", window=256), report=said.append)
-    assert said == [f"rung {n} of 4: {name}" for n, (name, _, _) in enumerate(RUNGS, start=1)]
-    return {rung.name: rung for rung in found}
+    """As the command prints them; one climb serves every test."""
+    done = command("--model", str(folder), "--device", "cpu", "--json")
+    assert done.exit_code == 0, done.output
+    assert done.stderr.splitlines() == [f"rung {n} of 4: {name}" for n, (name, _, _) in enumerate(RUNGS, start=1)]
+    return {rung["name"]: Rung(**rung) for rung in json.loads(done.stdout)["ladder"]}
 
 
 def test_every_rung_is_measured_or_says_why_not(rungs):
@@ -87,19 +90,13 @@ def test_bytes_of_tensors_are_counted_once_wherever_they_hang():
     assert tensor_bytes({"a": shared, "b": [shared, shared.view(2, 5)], "c": (torch.zeros(3), 7, "text")}) == 10 + 12
 
 
-def command(*arguments):
-    app = typer.Typer(cls=RagGroup)
-    app.add_typer(bench.app, name="bench")
-    return CliRunner().invoke(app, ["bench", "ladder", *arguments], obj=Session(environ={"HOME": "/nowhere"}))
-
-
-def test_the_command_prints_a_table(folder):
-    done = command("--model", str(folder), "--device", "cpu")
-    assert done.exit_code == 0, done.output
-    assert done.stdout.splitlines()[1].startswith("bf16")
-    assert "same tokens" in done.stdout
-    assert "tokens/s" in done.stdout
-    assert "rung 4 of 4: NF4, KV 8-bit" in done.stderr
+def test_the_command_shows_people_a_table(rungs, capsys):
+    bench._print([*rungs.values(), Rung("broken", failure="no memory")])
+    shown, said = capsys.readouterr()
+    assert "same tokens" in shown.splitlines()[0]
+    assert shown.splitlines()[1].startswith("bf16")
+    assert "tokens/s" in shown
+    assert said == "broken: no memory\n"
 
 
 def test_the_command_fails_where_no_rung_could_be_measured():

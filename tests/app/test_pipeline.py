@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -29,26 +30,21 @@ FERRY_QUESTION = "Where does the ferry leave from?"
 
 Open = Callable[..., Pipeline]
 
+pytestmark = pytest.mark.usefixtures("little_common_text")
+
 
 def quiet(_: Progress) -> None:
     pass
 
 
-@pytest.fixture(autouse=True)
-def little_common_text(monkeypatch) -> None:
-    """Enough to fit a codec on; every test here makes an index of its own."""
-    monkeypatch.setattr("ingest.indexer._ENOUGH_TOKENS", 1500)
-
-
-@pytest.fixture
-def open_pipeline(tmp_path, model_cache, encoder) -> Iterator[Open]:
-    """Opens pipelines over `tmp_path / "index"` that share the session's encoder."""
+@pytest.fixture(scope="module")
+def open_index(model_cache, encoder) -> Iterator[Open]:
+    """Opens pipelines over a folder that share the session's encoder."""
     opened: list[Pipeline] = []
 
-    def open_one(**settings: object) -> Pipeline:
-        config = replace(Config(tmp_path / "index", model_cache, device="cpu"), **settings)
-        pipeline = Pipeline(config)
-        pipeline.__dict__.setdefault("_encoder", encoder)  # as if it had been loaded
+    def open_one(index: Path, **settings: object) -> Pipeline:
+        pipeline = Pipeline(replace(Config(index, model_cache, device="cpu"), **settings))
+        pipeline.__dict__["_encoder"] = encoder  # as if it had been loaded
         opened.append(pipeline)
         return pipeline
 
@@ -58,19 +54,31 @@ def open_pipeline(tmp_path, model_cache, encoder) -> Iterator[Open]:
 
 
 @pytest.fixture
-def docs(tmp_path) -> Path:
-    folder = tmp_path / "docs"
+def open_pipeline(open_index, tmp_path) -> Open:
+    return partial(open_index, tmp_path / "index")
+
+
+@pytest.fixture(scope="module")
+def docs(tmp_path_factory) -> Path:
+    """Three files, which the tests leave as they are."""
+    folder = tmp_path_factory.mktemp("pipeline") / "docs"
     folder.mkdir()
     for name, text in {"ferry.txt": FERRY, "clocks.md": CLOCKS, "bees.txt": BEES}.items():
         (folder / name).write_text(text, encoding="utf-8")
     return folder.resolve()
 
 
+@pytest.fixture(scope="module")
+def index(open_index, docs) -> Path:
+    """Of `docs`, made once; every test has a copy."""
+    open_index(docs.parent / "index").ingest([docs], report=quiet)
+    return docs.parent / "index"
+
+
 @pytest.fixture
-def pipeline(open_pipeline, docs) -> Pipeline:
-    opened = open_pipeline()
-    opened.ingest([docs], report=quiet)
-    return opened
+def pipeline(open_pipeline, index, tmp_path) -> Pipeline:
+    shutil.copytree(index, tmp_path / "index")
+    return open_pipeline()
 
 
 def test_search_and_ask(pipeline):
@@ -110,12 +118,12 @@ def test_a_blank_question(pipeline):
         pipeline.ask(" \n")
 
 
-def test_an_open_pipeline_follows_what_another_publishes(open_pipeline, pipeline, docs):
+def test_an_open_pipeline_follows_what_another_publishes(open_pipeline, pipeline, tmp_path):
     question = "Who repairs the lighthouse?"
     assert "hermit" not in pipeline.ask(question).text
-    (docs / "light.txt").write_text("The lighthouse is repaired by a hermit.", encoding="utf-8")
+    (tmp_path / "light.txt").write_text("The lighthouse is repaired by a hermit.", encoding="utf-8")
     other = open_pipeline()
-    other.ingest([docs], report=quiet)
+    other.ingest([tmp_path / "light.txt"], report=quiet)
     assert "hermit" in pipeline.ask(question).text
     other.delete("light.txt")
     assert "hermit" not in pipeline.ask(question).text
@@ -149,9 +157,9 @@ def test_settings_of_chunking_are_recorded(open_pipeline, docs):
     assert (chunking["max_tokens"], chunking["overlap"], chunking["heading_context"]) == (64, 0.0, False)
 
 
-def test_the_size_cap_is_a_setting(open_pipeline, docs):
-    (docs / "large.txt").write_text("word " * 1000, encoding="utf-8")
-    report = open_pipeline(max_file_mb=0.002).ingest([docs], report=quiet)
+def test_the_size_cap_is_a_setting(open_pipeline, tmp_path):
+    (tmp_path / "large.txt").write_text("word " * 1000, encoding="utf-8")
+    report = open_pipeline(max_file_mb=0.002).ingest([tmp_path / "large.txt"], report=quiet)
     assert [failure.source for failure in report.failures] == ["large.txt"]
 
 
@@ -159,7 +167,8 @@ def test_the_size_cap_is_a_setting(open_pipeline, docs):
 def test_delete_by_any_name(pipeline, docs, name):
     (row,) = (row for row in pipeline.documents() if row.source == "ferry.txt")
     given = {"source": row.source, "doc_id": row.doc_id, "path": str(docs / "ferry.txt")}[name]
-    assert pipeline.delete(given) == (row.doc_id,)
+    removed, receipt = pipeline.delete(given)
+    assert (removed, receipt.chunks, receipt.found_by_search, receipt.terms_left) == ((row.doc_id,), row.chunks, 0, 0)
     assert [row.source for row in pipeline.documents()] == ["bees.txt", "clocks.md"]
     with pytest.raises(RagError, match="rag index list"):
         pipeline.delete(given)
@@ -271,8 +280,7 @@ def long_docs(tmp_path) -> Path:
     return folder
 
 
-def test_the_first_ctrl_c_stops_cleanly(open_pipeline, long_docs):
-    pipeline = open_pipeline()
+def test_the_first_ctrl_c_stops_cleanly(pipeline, long_docs):
     before = signal.getsignal(signal.SIGINT)
     sent: list[bool] = []
 
@@ -285,7 +293,7 @@ def test_the_first_ctrl_c_stops_cleanly(open_pipeline, long_docs):
     assert report.interrupted
     assert signal.getsignal(signal.SIGINT) is before
     assert 0 < len(report.added) < 30
-    assert len(pipeline.documents()) == len(report.added)
+    assert len(pipeline.documents()) == 3 + len(report.added)
     assert pipeline.verify() == []
     again = pipeline.ingest([long_docs], report=quiet)
     assert (again.interrupted, again.unchanged + len(again.added)) == (False, 30)

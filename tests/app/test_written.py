@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
+from functools import partial
 
 import pytest
 from loopback_server import STREAM, LoopbackServer, answer, delta, events
-from typer.testing import CliRunner
 
-from app.cli.common import Session
-from app.cli.root import app
-from app.pipeline import Pipeline
 from app.profiles import ProfileChoice
 from ingest.records import Progress
 
@@ -33,21 +29,8 @@ def index(put_in_index, tmp_path_factory):
 
 
 @pytest.fixture
-def rag(index, encoder, model_cache, tmp_path):
-    """Runs `rag` in this process, with the session's encoder and settings as variables; returns what click does."""
-
-    def open_pipeline(config):
-        pipeline = Pipeline(replace(config, cache=model_cache))
-        pipeline.__dict__["_encoder"] = encoder
-        return pipeline
-
-    def rag(*arguments, stdin=None, **settings):
-        environ = {"HOME": str(tmp_path), "RAG_INDEX": str(index), "RAG_PROFILE": "embedded"}
-        environ |= {f"RAG_{key.upper()}": str(value) for key, value in settings.items()}
-        session = Session(environ=environ, cwd=tmp_path, open_pipeline=open_pipeline)
-        return CliRunner().invoke(app, arguments, input=stdin, obj=session, env={"COLUMNS": "100"})
-
-    return rag
+def rag(rag_within, index, tmp_path):
+    return partial(rag_within, tmp_path, index=index, profile="embedded")
 
 
 def test_a_written_answer_is_checked_and_marked(rag):

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bench.small_models import save_zephyr_tokenizer
 from reader.budget import Block, Packed, pack
 from reader.neutral import DOT
 from reader.sentences import stretches
@@ -40,10 +39,10 @@ COUNTERS: dict[str, Callable[[str], int]] = {
 
 
 @pytest.fixture(scope="module")
-def zephyr(tmp_path_factory):
+def zephyr(zephyr_tokenizer):
     from transformers import LlamaTokenizerFast
 
-    tokenizer = LlamaTokenizerFast.from_pretrained(save_zephyr_tokenizer(tmp_path_factory.mktemp("zephyr")))
+    tokenizer = LlamaTokenizerFast.from_pretrained(zephyr_tokenizer)
     return lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.small_models import ZEPHYR_TEMPLATE, save_zephyr_tokenizer
+from bench.small_models import ZEPHYR_TEMPLATE
 from reader.backends.base import Message
 from reader.backends.chat_template import ChatTemplate
 from reader.neutral import DOT, neutralise
@@ -121,13 +121,12 @@ def _word_piece() -> Any:
 
 
 @pytest.fixture(scope="session")
-def tokenizers(tmp_path_factory) -> dict[str, Any]:
+def tokenizers(zephyr_tokenizer) -> dict[str, Any]:
     """Of every kind that models have. `legacy` is Zephyr's as older files say it, `llama` drops system messages."""
     from tokenizers import Tokenizer
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    folder = save_zephyr_tokenizer(tmp_path_factory.mktemp("zephyr"))
-    zephyr = AutoTokenizer.from_pretrained(folder)
+    zephyr = AutoTokenizer.from_pretrained(zephyr_tokenizer)
     state = json.loads(zephyr.backend_tokenizer.to_str())
     state["pre_tokenizer"] = None
     state["normalizer"] = {
@@ -139,7 +138,7 @@ def tokenizers(tmp_path_factory) -> dict[str, Any]:
     }
     inner = Tokenizer.from_str(json.dumps(state))
     legacy = PreTrainedTokenizerFast(tokenizer_object=inner, chat_template=ZEPHYR_TEMPLATE, **NAMED)
-    llama = AutoTokenizer.from_pretrained(folder)
+    llama = AutoTokenizer.from_pretrained(zephyr_tokenizer)
     llama.chat_template = LLAMA
     return {
         "zephyr": zephyr,
@@ -348,10 +347,10 @@ def test_a_system_message_that_the_template_refuses_or_drops_is_read_with_the_fi
         assert templates[kind].encode([Message("system", "a")]) == templates[kind].encode(talk("a"))
 
 
-def test_the_shared_tokenizer_may_be_set_to_anything_meanwhile(tmp_path):
+def test_the_shared_tokenizer_may_be_set_to_anything_meanwhile(zephyr_tokenizer):
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(save_zephyr_tokenizer(tmp_path))
+    tokenizer = AutoTokenizer.from_pretrained(zephyr_tokenizer)
     template = ChatTemplate(tokenizer, name="zephyr")
     before = template.encode(talk("one two three four five"))
     tokenizer(["a", "b b b"], padding=True, truncation=True, max_length=2, split_special_tokens=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from itertools import permutations
 
 import pytest
@@ -100,6 +99,7 @@ def test_any_text_gives_numbers_with_places_and_holds_itself(text):
         assert holds(number, number)
 
 
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     "text",
     [
@@ -109,12 +109,11 @@ def test_any_text_gives_numbers_with_places_and_holds_itself(text):
     ids=lambda text: repr(text[:6]),
 )  # fmt: skip
 def test_hostile_text_takes_linear_time(text):
-    started = time.process_time()
+    """Half a second at most; what is quadratic needs hours."""
     numbers(text)
     names(text)
     words(text)
     reversed_words(text, text)
-    assert time.process_time() - started < 3
 
 
 def test_names_are_capitalised_words_that_do_not_open_a_sentence():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
+from doubles import consume
 from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.language_models import BaseChatModel, FakeListChatModel, FakeMessagesListChatModel
@@ -13,7 +14,6 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 from langchain_tests.integration_tests import ChatModelIntegrationTests
 from langchain_tests.unit_tests import ChatModelUnitTests
 
-from bench.small_models import save_small_model
 from reader.backends.base import REASONING_LEFT_OUT, Backend, Generation, Message, Sampling, drain
 from reader.backends.loading import ZephyrSettings
 from reader.backends.remote import estimate_tokens
@@ -76,9 +76,8 @@ class TestZephyrIntegration(OverZephyr, ChatModelIntegrationTests):
 
 
 @pytest.fixture(scope="session")
-def zephyr(tmp_path_factory):
-    folder = save_small_model(tmp_path_factory.mktemp("chat-model") / "small", initializer_range=0.2)
-    return ZephyrBackend(ZephyrSettings(model=str(folder), device="cpu"))
+def zephyr(small_zephyr):
+    return ZephyrBackend(ZephyrSettings(model=str(small_zephyr), device="cpu"))
 
 
 # ---- ours as theirs --------------------------------------------------------------------------------------------------
@@ -199,13 +198,7 @@ def test_stops_do_not_depend_on_how_the_text_is_cut(pieces, stops):
         for end in range(len(text) + 1)
         if text[:end].endswith(tuple(stops))
     ]
-    shown, until = [], _until(stream(), stops)
-    while True:
-        try:
-            shown.append(next(until))
-        except StopIteration as end:
-            written, whole = end.value
-            break
+    shown, (written, whole) = consume(_until(stream(), stops))
     assert "".join(shown) == written == (found[0] if found else text)
     assert (whole is None) == bool(found)
 

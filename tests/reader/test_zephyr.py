@@ -7,15 +7,17 @@ import random
 import shutil
 import sys
 import threading
+from copy import copy, deepcopy
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 
 import pytest
 import torch
+from doubles import consume
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.small_models import SMALL_SHAPE, ZEPHYR_SHAPE, ZEPHYR_TEMPLATE, save_small_model
+from bench.small_models import ZEPHYR_SHAPE, ZEPHYR_TEMPLATE
 from reader.backends.base import REASONING_LEFT_OUT, Generation, Message, Sampling, drain
 from reader.backends.generation import Draft, Rows, is_out_of_memory, shared_prefix, until_it_fits
 from reader.backends.loading import ZephyrSettings
@@ -35,6 +37,8 @@ QUESTIONS = [
 ]
 CONVERSATIONS = [(SYSTEM, Message("user", question)) for question in QUESTIONS]
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 def exact(folder, **changes) -> ZephyrBackend:
     """Without quantisation, in float32: what is compared token by token."""
@@ -43,19 +47,16 @@ def exact(folder, **changes) -> ZephyrBackend:
     )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Such small matrices only get slower on several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+def renewed(backend: ZephyrBackend, model=None) -> ZephyrBackend:
+    """A backend that has read nothing and shares the tokenizer, and the weights where no other model is given."""
+    made = copy(backend)
+    made._loaded, made._kept, made._notices = model or backend.weights(), (), []
+    return made
 
 
 @pytest.fixture(scope="session")
-def folder(tmp_path_factory):
-    """A random model whose answers vary: with the usual small weights it repeats one token."""
-    return save_small_model(tmp_path_factory.mktemp("models") / "small", initializer_range=0.2)
+def folder(small_zephyr):
+    return small_zephyr
 
 
 @pytest.fixture(scope="session")
@@ -68,18 +69,21 @@ def sliding(tmp_path_factory, folder):
 
 
 @pytest.fixture(scope="session")
-def backend(folder):
+def loaded(folder):
     return exact(folder)
 
 
+@pytest.fixture
+def backend(loaded):
+    return renewed(loaded)
+
+
 @pytest.fixture(scope="session")
-def alone(folder):
+def alone(loaded):
     """What a backend writes that has read nothing before."""
-    backend = exact(folder)
 
     def generate(messages, sampling):
-        backend._kept = ()
-        generation = backend.generate(messages, sampling)
+        generation = renewed(loaded).generate(messages, sampling)
         assert generation.reused_tokens == 0
         return generation
 
@@ -91,33 +95,24 @@ def nf4(folder):
     return ZephyrBackend(ZephyrSettings(model=str(folder), device="cpu"))
 
 
-@pytest.fixture
-def save_chain(tmp_path, folder):
-    """A model that writes a given text: the token before decides which is next. No token may come twice in it."""
-    from transformers import AutoTokenizer, MistralConfig, MistralForCausalLM
-
-    def save(text, *, template=ZEPHYR_TEMPLATE, end=True):
-        chained = shutil.copytree(folder, tmp_path / "chain")
-        (chained / "chat_template.jinja").write_text(template)
-        tokenizer = AutoTokenizer.from_pretrained(chained)
-        (last,) = tokenizer.encode("\n", add_special_tokens=False)[-1:]
-        written = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
-        chain = [last, *written, *([tokenizer.eos_token_id] if end else [])]
-        assert len(set(chain)) == len(chain), tokenizer.convert_ids_to_tokens(chain)
-        torch.manual_seed(0)
-        model = MistralForCausalLM(MistralConfig(**SMALL_SHAPE))
-        with torch.no_grad():
-            for layer in model.model.layers:
-                layer.self_attn.o_proj.weight.zero_()
-                layer.mlp.down_proj.weight.zero_()
-            embeddings = model.model.embed_tokens.weight
-            embeddings.normal_()
-            model.lm_head.weight.zero_()
-            model.lm_head.weight[chain[1:]] = embeddings[chain[:-1]]
-        model.save_pretrained(chained)
-        return chained
-
-    return save
+def writing(text, backend, *, end=True):
+    """A backend that writes a given text: the token before decides which is next. No token may come twice in it."""
+    tokenizer = backend.tokenizer
+    (last,) = tokenizer.encode("\n", add_special_tokens=False)[-1:]
+    written = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+    chain = [last, *written, *([tokenizer.eos_token_id] if end else [])]
+    assert len(set(chain)) == len(chain), tokenizer.convert_ids_to_tokens(chain)
+    model = deepcopy(backend.weights())
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+        embeddings = model.model.embed_tokens.weight
+        embeddings.normal_()
+        model.lm_head.weight.zero_()
+        model.lm_head.weight[chain[1:]] = embeddings[chain[:-1]]
+    return renewed(backend, model)
 
 
 # ---- loading ---------------------------------------------------------------------------------------------------------
@@ -156,17 +151,10 @@ def test_weights_are_loaded_when_they_are_needed_and_once(folder):
     assert said == []
     backend.generate(CONVERSATIONS[0], GREEDY)
     backend.generate(CONVERSATIONS[1], GREEDY)
+    assert backend.weights() is backend.weights()
     loading, loaded = said
     assert loading == f"loading {folder} (4-bit NF4) on cpu"
     assert loaded.startswith(f"loaded {folder} in ")
-
-
-def test_loading_reads_no_weights_yet(folder):
-    said = []
-    backend = ZephyrBackend(ZephyrSettings(model=str(folder), device="cpu"), report=said.append)
-    assert said == []
-    assert backend.weights() is backend.weights()
-    assert len(said) == 2
 
 
 def test_a_device_map_is_passed_on(folder):
@@ -270,32 +258,18 @@ def test_too_large_a_model_is_refused_before_it_is_read(tmp_path, folder):
         backend.generate(CONVERSATIONS[0], GREEDY)
 
 
-def test_scores_that_are_no_numbers_are_a_model_error(tmp_path, folder):
-    from transformers import MistralForCausalLM
-
-    broken = shutil.copytree(folder, tmp_path / "broken")
-    model = MistralForCausalLM.from_pretrained(broken)
+def test_scores_that_are_no_numbers_are_a_model_error(backend):
+    model = deepcopy(backend.weights())
     with torch.no_grad():
         model.model.norm.weight[0] = float("nan")
-    model.save_pretrained(broken)
-    backend = exact(broken)
+    broken = renewed(backend, model)
     for call in (
-        lambda: backend.generate(CONVERSATIONS[0], GREEDY),
-        lambda: backend.generate_many(CONVERSATIONS, GREEDY),
-        lambda: backend.generate_continuously([[1, 2, 3]], GREEDY, report=lambda _: None),
+        lambda: broken.generate(CONVERSATIONS[0], GREEDY),
+        lambda: broken.generate_many(CONVERSATIONS, GREEDY),
+        lambda: broken.generate_continuously([[1, 2, 3]], GREEDY, report=lambda _: None),
     ):
         with pytest.raises(ModelError, match="not numbers"):
             call()
-
-
-def consume(stream):
-    """Every piece of a stream, and what it returns."""
-    pieces = []
-    while True:
-        try:
-            pieces.append(next(stream))
-        except StopIteration as end:
-            return pieces, end.value
 
 
 # ---- answers ---------------------------------------------------------------------------------------------------------
@@ -336,29 +310,33 @@ def test_a_batch_gives_what_each_one_gives_alone(backend, alone, sampling):
     assert backend.notices == ()
 
 
-def test_a_batch_reads_what_prompts_share_once(folder):
-    backend = exact(folder)
+def test_a_batch_reads_what_prompts_share_once(backend):
     shared = shared_prefix([backend._template.encode(messages) for messages in CONVERSATIONS])
     reused = [each.reused_tokens for each in backend.generate_many(CONVERSATIONS, GREEDY)]
     assert shared > 20
     assert sum(tokens >= shared for tokens in reused) == len(CONVERSATIONS) - 1
 
 
-@pytest.mark.parametrize("size", [1, 2, 3])
-def test_rows_come_in_as_others_leave(folder, size):
-    """Answers of different length, in fewer rows than there are questions: as each one alone."""
-    backend = exact(folder)
-    prompts = {number: backend._template.encode(messages) for number, messages in enumerate(CONVERSATIONS)}
-    backend._stops |= {tokens(backend, prompt, 40)[3 + 7 * number] for number, prompt in prompts.items()}
+@pytest.fixture(scope="session")
+def uneven(loaded):
+    """A backend whose answers end after different lengths, how it samples, and what it writes for each one alone."""
+    ending = renewed(loaded)
+    prompts = [ending._template.encode(messages) for messages in CONVERSATIONS]
+    ending._stops |= {tokens(ending, prompt, 40)[3 + 7 * number] for number, prompt in enumerate(prompts)}
     sampling = replace(PENALISED, max_tokens=40)
-    expected = {}
-    for number, messages in enumerate(CONVERSATIONS):
-        backend._kept = ()
-        expected[number] = replace(backend.generate(messages, sampling), reused_tokens=0)
-    assert len({each.answer_tokens for each in expected.values()}) > 2
-    written = {}
+    expected = [renewed(ending).generate(messages, sampling) for messages in CONVERSATIONS]
+    assert len({each.answer_tokens for each in expected}) > 2
+    return ending, sampling, expected
+
+
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_rows_come_in_as_others_leave(uneven, size):
+    """Answers of different length, in fewer rows than there are questions: as each one alone."""
+    ending, sampling, expected = uneven
+    backend, written = renewed(ending), {}
+    prompts = {number: backend._template.encode(messages) for number, messages in enumerate(CONVERSATIONS)}
     backend._write_together(prompts, sampling, size=size, finish=written.__setitem__)
-    assert {number: replace(each, reused_tokens=0) for number, each in written.items()} == expected
+    assert [replace(written[number], reused_tokens=0) for number in prompts] == expected
 
 
 def test_padded_rows_end_where_they_end_alone(sliding):
@@ -433,25 +411,28 @@ def test_drawing_follows_the_probabilities(backend):
     assert abs(drawn.count(likeliest) - 200 * probability) < 4 * spread
 
 
-@pytest.mark.parametrize("many", [False, True])
-def test_a_prompt_over_the_window_is_refused_before_anything_is_computed(folder, many):
+def test_a_prompt_over_the_window_is_refused_before_anything_is_computed(folder):
     said = []
     settings = ZephyrSettings(model=str(folder), device="cpu", quantization="none", window=128)
     backend = ZephyrBackend(settings, report=said.append)
     room = 128 - backend.prompt_tokens(CONVERSATIONS[0])
-    run = partial(backend.generate_many, [CONVERSATIONS[0]]) if many else partial(backend.generate, CONVERSATIONS[0])
-    with pytest.raises(PromptTooLongError, match=rf"{128 - room} \+ {room + 1} tokens, the window of .* is 128"):
-        run(Sampling(max_tokens=room + 1))
+    runs = (
+        lambda tokens: backend.generate(CONVERSATIONS[0], Sampling(tokens, temperature=0)),
+        lambda tokens: backend.generate_many([CONVERSATIONS[0]], Sampling(tokens, temperature=0)),
+    )
+    for run in runs:
+        with pytest.raises(PromptTooLongError, match=rf"{128 - room} \+ {room + 1} tokens, the window of .* is 128"):
+            run(room + 1)
     assert said == []
-    run(Sampling(max_tokens=room, temperature=0))
+    for run in runs:
+        run(room)
     assert said
 
 
 # ---- what was read before --------------------------------------------------------------------------------------------
 
 
-def test_a_prompt_that_begins_like_the_last_is_read_from_where_it_differs(folder, alone):
-    backend = exact(folder)
+def test_a_prompt_that_begins_like_the_last_is_read_from_where_it_differs(backend, alone):
     assert backend.generate(CONVERSATIONS[1], GREEDY).reused_tokens == 0
     for messages in (CONVERSATIONS[3], CONVERSATIONS[4], CONVERSATIONS[4], CONVERSATIONS[2]):
         again = backend.generate(messages, PENALISED)
@@ -462,8 +443,7 @@ def test_a_prompt_that_begins_like_the_last_is_read_from_where_it_differs(folder
     assert other.text == alone((Message("user", "entirely different"),), GREEDY).text
 
 
-def test_a_conversation_that_goes_on_is_not_read_again(folder, alone):
-    backend = exact(folder)
+def test_a_conversation_that_goes_on_is_not_read_again(backend, alone):
     first = backend.generate(CONVERSATIONS[1], GREEDY)
     longer = (*CONVERSATIONS[1], Message("assistant", "It makes one."), Message("user", "Of what?"))
     second = backend.generate(longer, GREEDY)
@@ -471,9 +451,8 @@ def test_a_conversation_that_goes_on_is_not_read_again(folder, alone):
     assert second.text == alone(longer, GREEDY).text
 
 
-def test_a_chat_whose_questions_are_rewritten_in_between_is_not_read_again(folder, alone):
+def test_a_chat_whose_questions_are_rewritten_in_between_is_not_read_again(backend, alone):
     """Answer, rewritten question, answer: the second answer takes over what it has in common with the first."""
-    backend = exact(folder)
     passages = "Passages: " + " ".join(f"[{n}] A generator gives out {n} values." for n in range(20))
     talk = (Message("user", "What is a generator?"), Message("assistant", "A function that yields [1]."))
     first = (SYSTEM, *talk, Message("user", f"{passages} Question: Of what?"))
@@ -488,30 +467,26 @@ def test_a_chat_whose_questions_are_rewritten_in_between_is_not_read_again(folde
     assert backend.generate(rewrite, GREEDY).reused_tokens == rewritten.prompt_tokens - 1
 
 
-def test_an_older_prompt_is_kept_only_where_it_takes_little_memory(folder):
-    backend = exact(folder)
-    backend.weights()
+def test_an_older_prompt_is_kept_only_where_it_takes_little_memory(backend):
     backend._shape = replace(backend._shape, layers=10**9)
     for messages in (CONVERSATIONS[1], (Message("user", "entirely different"),), CONVERSATIONS[1]):
         last = backend.generate(messages, GREEDY)
     assert last.reused_tokens < 10
 
 
-def test_a_stream_that_is_closed_stops_the_computation(folder, alone):
-    backend = exact(folder)
+def test_a_stream_that_is_closed_stops_the_computation(backend, alone):
     steps = []
-    backend.weights().register_forward_hook(lambda *_: steps.append(1))
-    stream = backend.stream(CONVERSATIONS[1], Sampling(max_tokens=500, temperature=0))
-    next(stream)
-    stream.close()
+    with backend.weights().register_forward_hook(lambda *_: steps.append(1)):
+        stream = backend.stream(CONVERSATIONS[1], Sampling(max_tokens=500, temperature=0))
+        next(stream)
+        stream.close()
     assert len(steps) < 10
     again = backend.generate(CONVERSATIONS[1], GREEDY)
     assert again.reused_tokens == again.prompt_tokens - 1
     assert again.text == alone(CONVERSATIONS[1], GREEDY).text
 
 
-def test_streams_side_by_side_do_not_touch_each_other(folder, alone):
-    backend = exact(folder)
+def test_streams_side_by_side_do_not_touch_each_other(backend, alone):
     expected = [alone(messages, DRAWN).text for messages in CONVERSATIONS[:2]]
     first, second = (backend.stream(messages, DRAWN) for messages in CONVERSATIONS[:2])
     next(first)
@@ -520,8 +495,7 @@ def test_streams_side_by_side_do_not_touch_each_other(folder, alone):
     assert [drain(first).text, drain(second).text] == expected
 
 
-def test_threads_do_not_touch_each_other(folder, alone):
-    backend = exact(folder)
+def test_threads_do_not_touch_each_other(backend, alone):
     expected = [alone(messages, GREEDY).text for messages in CONVERSATIONS]
     found: dict[int, list[str]] = {}
 
@@ -566,9 +540,9 @@ def test_a_quantised_cache_answers_and_begins_the_same(folder, alone, kv_cache):
 # ---- what an answer is -----------------------------------------------------------------------------------------------
 
 
-def test_reasoning_is_no_part_of_an_answer(save_chain):
+def test_reasoning_is_no_part_of_an_answer(backend):
     """The chain cannot close it: no token may come twice. So the rest is by hand."""
-    backend = exact(save_chain("<think> So it may well be?"))
+    backend = writing("<think> So it may well be?", backend)
     ask, sampling = (Message("user", "?"),), Sampling(60, 0, 1.0)
     stream = backend.stream(ask, sampling)
     with pytest.raises(AnswerError, match="wrote nothing but reasoning; raise max_answer_tokens"):
@@ -579,9 +553,8 @@ def test_reasoning_is_no_part_of_an_answer(save_chain):
     assert backend._answer(Generation("<think>hm</think>\nBlue.", 1, 6)) == Generation("Blue.", 1, 6)
 
 
-def test_an_answer_that_ends_at_once_is_an_error_of_its_own(folder):
+def test_an_answer_that_ends_at_once_is_an_error_of_its_own(backend):
     """One of many: the others are answered."""
-    backend = exact(folder)
     prompt = backend._template.encode(CONVERSATIONS[1])
     backend._stops |= {tokens(backend, prompt, 1)[0]}
     with pytest.raises(AnswerError, match="ended its answer without a word"):
@@ -598,8 +571,8 @@ def test_an_answer_that_ends_at_once_is_an_error_of_its_own(folder):
     "text",
     ["I see it well.", "龘你好世界 in it", "naïve 😀 ok", "Prices: $5 < 10, `a[i]` too"],
 )
-def test_a_text_is_streamed_as_it_is(save_chain, text):
-    backend = exact(save_chain(text))
+def test_a_text_is_streamed_as_it_is(backend, text):
+    backend = writing(text, backend)
     pieces, generation = consume(backend.stream((Message("user", "?"),), Sampling(60, 0, 1.0)))
     assert "".join(pieces) == generation.text == text
     assert generation.complete
@@ -607,9 +580,11 @@ def test_a_text_is_streamed_as_it_is(save_chain, text):
     assert generation.answer_tokens == len(backend.tokenizer.encode(text, add_special_tokens=False))
 
 
-def test_an_answer_ends_where_another_turn_begins(save_chain):
+def test_an_answer_ends_where_another_turn_begins(tmp_path, folder):
+    changed = shutil.copytree(folder, tmp_path / "changed")
     template = ZEPHYR_TEMPLATE.replace("<|user|>", "@@ASKED:").replace("<|assistant|>", "##TOLD:")
-    backend = exact(save_chain("It is blue. @@ASKED: more", template=template, end=False))
+    (changed / "chat_template.jinja").write_text(template)
+    backend = writing("It is blue. @@ASKED: more", exact(changed), end=False)
     pieces, generation = consume(backend.stream((Message("user", "?"),), Sampling(60, 0, 1.0)))
     assert generation.text == "".join(pieces) == "It is blue. "
     assert generation.complete
@@ -617,8 +592,8 @@ def test_an_answer_ends_where_another_turn_begins(save_chain):
     assert [each.text for each in together] == ["It is blue. "] * 3
 
 
-def test_a_cut_answer_says_so(save_chain):
-    backend = exact(save_chain("One two three four five"))
+def test_a_cut_answer_says_so(backend):
+    backend = writing("One two three four five", backend)
     generation = backend.generate((Message("user", "?"),), Sampling(3, 0, 1.0))
     assert (generation.text, generation.complete, generation.answer_tokens) == ("One two three", False, 3)
     assert backend.generate((Message("user", "?"),), Sampling(6, 0, 1.0)).complete
@@ -721,9 +696,8 @@ def test_other_errors_are_not_taken_for_it():
         until_it_fits(write, size=1, note=lambda _: None)
 
 
-def test_what_was_written_before_memory_ran_out_is_not_written_again(folder, alone):
+def test_what_was_written_before_memory_ran_out_is_not_written_again(backend, alone):
     """A model that finds memory for two rows only, once the first answers are there."""
-    backend = exact(folder)
     rows_seen = []
 
     def refuse(_model, _arguments, options):
@@ -731,9 +705,9 @@ def test_what_was_written_before_memory_ran_out_is_not_written_again(folder, alo
         if rows_seen[-1] > 2 and len(rows_seen) > 8:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    backend.weights().register_forward_pre_hook(refuse, with_kwargs=True)
     done = []
-    together = backend.generate_many(CONVERSATIONS, GREEDY, report=done.append)
+    with backend.weights().register_forward_pre_hook(refuse, with_kwargs=True):
+        together = backend.generate_many(CONVERSATIONS, GREEDY, report=done.append)
     assert [each.text for each in together] == [alone(messages, GREEDY).text for messages in CONVERSATIONS]
     assert backend.notices == ("out of memory with 5 prompts together; went on with 2",)
     assert done == [1, 2, 3, 4, 5]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import threading
-import time
 import unicodedata
 
 import pytest
@@ -222,6 +221,7 @@ def test_pieces_know_where_words_begin():
     assert words("한국어를") == "<한>국>어>를>"  # a particle may follow anywhere
 
 
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     "piece",
     [
@@ -230,14 +230,8 @@ def test_pieces_know_where_words_begin():
     ],
 )  # fmt: skip
 def test_time_is_linear_in_the_text(piece):
-    def seconds(repeats):
-        started = time.process_time()
-        INDEX.terms(piece * repeats)
-        return time.process_time() - started
-
-    seconds(4_000)  # warm up
-    small, large = min(seconds(4_000) for _ in range(3)), min(seconds(32_000) for _ in range(2))
-    assert large < 40 * small + 0.05  # 8 is linear, 64 quadratic
+    """Half a second at most; what looks at every pair of places needs minutes or hours."""
+    INDEX.terms(piece * 100_000)
 
 
 def test_a_longer_word_is_indexed_by_its_beginning():

@@ -3,15 +3,12 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-import signal
-import subprocess
-import sys
 import threading
-from pathlib import Path
 
 import numpy as np
 import pytest
 from doubles import HashEncoder, new_store, publish_texts, stage_text
+from faults import FaultError, run_until_line
 
 import retrieval.database
 import retrieval.dense
@@ -24,7 +21,6 @@ from retrieval.store import Store
 from retrieval.versions import switch
 
 ENCODER = HashEncoder()
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def unit_rows(count, seed=0, dimension=16):
@@ -738,36 +734,6 @@ WATCHED = {each.__file__ for each in (retrieval.dense, retrieval.database, retri
 OLD, NEW = {"a": "old", "b": "kept"}, {"a": "new", "b": "kept", "c": "more"}
 
 
-class FaultError(Exception):
-    """What goes wrong."""
-
-
-def is_watched(code):
-    """Not the lines that free the lock: where they fail, the end of the process frees it."""
-    return code.co_filename in WATCHED and code.co_name != "write_lock"
-
-
-def run_until_line(number, act, fail):
-    """Run `act`, calling `fail` at the n-th line that store or dense execute; returns how many lines were seen."""
-    seen = 0
-
-    def on_line(_frame, event, _argument):
-        nonlocal seen
-        if event == "line":
-            seen += 1
-            if seen == number:
-                fail()
-        return on_line
-
-    before = sys.gettrace()
-    sys.settrace(lambda frame, _event, _argument: on_line if is_watched(frame.f_code) else None)
-    try:
-        act()
-    finally:
-        sys.settrace(before)
-    return seen
-
-
 def prepare(folder):
     with new_store(folder) as store:
         publish_texts(store, OLD)
@@ -802,42 +768,13 @@ def test_an_error_at_any_line_leaves_the_old_or_the_new_state(tmp_path):
         raise FaultError
 
     prepare(tmp_path / "0")
-    lines = run_until_line(0, lambda: change(tmp_path / "0"), fail)
+    lines = run_until_line(0, lambda: change(tmp_path / "0"), fail, files=WATCHED)
     assert lines > 100
     outcomes = set()
-    for number in range(1, lines + 1, 3):  # every third line, or it would take three times as long
+    for number in range(1, lines + 1, 11):  # every line would take minutes
         folder = tmp_path / str(number)
         prepare(folder)
         with pytest.raises(FaultError):
-            run_until_line(number, lambda folder=folder: change(folder), fail)
-        outcomes.add(assert_old_or_new(folder))
-    assert outcomes == {1, 2}
-
-
-KILLED = """
-import os, signal, sys
-sys.path[:0] = sys.argv[3:]
-from pathlib import Path
-from test_dense import change, run_until_line
-seen = run_until_line(int(sys.argv[2]), lambda: change(Path(sys.argv[1])), lambda: os.kill(os.getpid(), signal.SIGKILL))
-print(seen)
-"""
-
-
-def kill_at(number, folder):
-    paths = [REPOSITORY, REPOSITORY / "tests", REPOSITORY / "tests" / "retrieval"]
-    command = [sys.executable, "-c", KILLED, folder, str(number), *paths]
-    return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60, check=False)
-
-
-def test_a_kill_during_a_publish_leaves_the_old_or_the_new_state(tmp_path):
-    prepare(tmp_path / "0")
-    alive = kill_at(0, tmp_path / "0")
-    lines = int(alive.stdout)
-    outcomes = set()
-    for number in [*random.Random(lines).sample(range(lines // 3, lines - 40), 5), lines - 20]:  # noqa: S311
-        folder = tmp_path / str(number)
-        prepare(folder)
-        assert kill_at(number, folder).returncode == -signal.SIGKILL
+            run_until_line(number, lambda folder=folder: change(folder), fail, files=WATCHED)
         outcomes.add(assert_old_or_new(folder))
     assert outcomes == {1, 2}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from datetime import date
 
 import pytest
@@ -114,13 +113,13 @@ def test_no_glob_fails_but_with_advice(glob, source):
         assert "write for example" in str(error)  # noqa: PT017 - most globs are fine
 
 
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     "glob", ["*a" * 400 + "b", "**/" * 300 + "b", "*" * 900, "?*" * 400, "[a]*" * 200, "**/*a*a*a*a*a*b/" * 40]
 )
 def test_no_glob_is_slow(glob):
-    started = time.process_time()
+    """A moment; a pattern that tries every way to match never ends."""
     takes("a" * 2000 + "/a" * 1000, glob)
-    assert time.process_time() - started < 2
 
 
 # types

@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from doubles import new_store, stage_text
+from faults import FaultError, run_until_line
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -581,31 +582,6 @@ WATCHED = {retrieval.writer.__file__, retrieval.lexical.__file__}
 OLD, NEW = {"a": "old word1", "b": "kept"}, {"a": "new word1", "b": "kept", "c": "more word1"}
 
 
-class FaultError(Exception):
-    """What goes wrong."""
-
-
-def run_until_line(number, act, fail):
-    """Run `act`, calling `fail` at the n-th line that writer or lexical execute; returns how many lines were seen."""
-    seen = 0
-
-    def on_line(_frame, event, _argument):
-        nonlocal seen
-        if event == "line":
-            seen += 1
-            if seen == number:
-                fail()
-        return on_line
-
-    before = sys.gettrace()
-    sys.settrace(lambda frame, _event, _argument: on_line if frame.f_code.co_filename in WATCHED else None)
-    try:
-        act()
-    finally:
-        sys.settrace(before)
-    return seen
-
-
 def prepare(folder):
     with new_store(folder) as store:
         publish(store, OLD)
@@ -646,45 +622,22 @@ def test_an_error_at_any_line_leaves_the_old_or_the_new_state(tmp_path, monkeypa
         raise FaultError
 
     prepare(tmp_path / "0")
-    lines = run_until_line(0, lambda: change(tmp_path / "0"), fail)
+    lines = run_until_line(0, lambda: change(tmp_path / "0"), fail, files=WATCHED)
     assert lines > 150
     outcomes = set()
     for number in range(1 + rewrite_rows % 7, lines + 1, 19):  # every line would take minutes
         folder = tmp_path / str(number)
         prepare(folder)
         with suppress(FaultError):  # a run may be a line or two shorter than the first
-            run_until_line(number, lambda folder=folder: change(folder), fail)
+            run_until_line(number, lambda folder=folder: change(folder), fail, files=WATCHED)
         outcomes.add(assert_old_or_new(folder))
     assert outcomes == {1, 2}
-
-
-KILLED = """
-import os, signal, sys
-sys.path[:0] = sys.argv[3:]
-from pathlib import Path
-from test_lexical import change, run_until_line
-import retrieval.writer
-retrieval.writer.REWRITE_ROWS = 0; retrieval.writer.REWRITE_SHARE = 0.9
-print(run_until_line(int(sys.argv[2]), lambda: change(Path(sys.argv[1])), lambda: os.kill(os.getpid(), signal.SIGKILL)))
-"""
 
 
 def run_python(code, *arguments):
     paths = [REPOSITORY, REPOSITORY / "tests", REPOSITORY / "tests" / "retrieval"]
     command = [sys.executable, "-c", code, *map(str, arguments), *map(str, paths)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-
-
-def test_a_kill_during_a_publish_leaves_the_old_or_the_new_state(tmp_path):
-    prepare(tmp_path / "0")
-    lines = int(run_python(KILLED, tmp_path / "0", 0).stdout)
-    outcomes = set()
-    for number in [*random.Random(lines).sample(range(lines // 3, lines - 20), 6), lines - 5]:  # noqa: S311
-        folder = tmp_path / str(number)
-        prepare(folder)
-        assert run_python(KILLED, folder, number).returncode == -signal.SIGKILL
-        outcomes.add(assert_old_or_new(folder))
-    assert outcomes == {1, 2}
 
 
 AFTER_THE_FOLDER = """

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -138,11 +136,7 @@ def test_stretches_are_exact_and_terms_are_new(question):
         assert found.weight * len(found.terms) == pytest.approx(0.5)
 
 
+@pytest.mark.timeout(60)
 def test_time_is_linear_in_the_question(synonyms):
-    def seconds(repeats):
-        started = time.process_time()
-        synonyms.expand("motor state of the " * repeats + "北京大" * repeats)
-        return time.process_time() - started
-
-    seconds(250)  # warm up
-    assert min(seconds(2_000) for _ in range(2)) < 40 * min(seconds(250) for _ in range(3)) + 0.05
+    """A second; what compares every pair of its 350,000 terms needs hours."""
+    synonyms.expand("motor state of the " * 20_000 + "北京大" * 20_000)
