@@ -21,7 +21,7 @@ from retrieval.errors import ConfigError
 
 FILE_NAME = "rag.toml"
 MAX_FILE_BYTES = 1_000_000
-NOT_SETTINGS = frozenset({"RAG_CONFIG", "RAG_TEST_DATA"})
+NOT_SETTINGS = frozenset({"RAG_CONFIG", "RAG_TEST_DATA", "RAG_STRESS"})
 """Variables that begin with RAG_ and are no settings: where rag.toml is, and where the tests find their data."""
 
 

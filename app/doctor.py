@@ -50,6 +50,7 @@ def examine(
         profile,
         _python(),
         *_packages(choice, found),
+        _parsers(),
         *_models(config, choice),
         *_places(config, index_facts),
     )
@@ -67,6 +68,20 @@ def _packages(choice: ProfileChoice | None, found: Cuda) -> Iterator[Check]:
     yield _faiss(on_gpu=on_gpu)
     yield _openvino()
     yield _package("bitsandbytes", "bitsandbytes", needed=False)
+
+
+def _parsers() -> Check:
+    """Whether what reads strangers' files is kept from everything else."""
+    from ingest.isolate import confinement
+
+    try:
+        found = confinement()
+    except RagError as error:
+        return Check("parsers", "gap", str(error), "rag ingest needs them")
+    missing = [what for what, is_there in (("seccomp", found.calls), ("Landlock", found.files)) if not is_there]
+    if missing:
+        return Check("parsers", "note", f"limited, but not confined by the kernel: no {' and no '.join(missing)} here")
+    return Check("parsers", "ok", "confined: they write nothing, start nothing, connect to nothing")
 
 
 def _version(distribution: str) -> str | None:

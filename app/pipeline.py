@@ -96,6 +96,7 @@ class Pipeline:
         self._config, self._note = config, note
         self.choice: ProfileChoice = choose_profile(config)
         self._store: Store | None = None
+        self._encoders: dict[str, Encoder] = {}
 
     # ---- questions ---------------------------------------------------------------------------------------------------
 
@@ -349,8 +350,9 @@ class Pipeline:
     def export(self) -> Iterator[StoredChunk]:
         """Every chunk, by document."""
         store = self._open_store()
-        for row in store.documents():
-            yield from store.chunks_of(row.doc_id)
+        with store.snapshot():
+            for row in store.documents():
+                yield from store.chunks_of(row.doc_id)
 
     def delete(
         self, source: str, *, compacted: bool = False, report: Report = lambda _: None
@@ -396,13 +398,15 @@ class Pipeline:
     def _load_encoder(self, pooling: str) -> Encoder:
         from retrieval.encoder import load_encoder
 
-        return load_encoder(
-            self.choice.encoder,
-            cache=self._config.cache,
-            device=self.choice.device,
-            pooling="" if pooling == "auto" else pooling,
-            threads=self._config.threads,
-        )
+        if pooling not in self._encoders:
+            self._encoders[pooling] = load_encoder(
+                self.choice.encoder,
+                cache=self._config.cache,
+                device=self.choice.device,
+                pooling="" if pooling == "auto" else pooling,
+                threads=self._config.threads,
+            )
+        return self._encoders[pooling]
 
     def _settings(self) -> Settings:
         from ingest.indexer import Settings

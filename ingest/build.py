@@ -62,7 +62,7 @@ def ingest(
     gone: list[tuple[str, str, str]] = []
     if discovery.files or exists:
         with ExitStack() as stack:
-            live = stack.enter_context(Store.open(folder) if exists else Store.create(folder, settings.manifest()))
+            live = stack.enter_context(Store.ensure(folder, settings.manifest(), wait_seconds=settings.wait_seconds))
             if not rebuild:
                 check_encoder(live.manifest, settings)
                 check_chunking(live.manifest, settings)
@@ -121,9 +121,8 @@ def ingest_documents(
     Documents whose content hash is in the index already are left alone. Raises IndexMismatchError when the index was
     built another way.
     """
-    exists = Store.exists(folder)
     analyzer = analyzer or Analyzer()
-    with Store.open(folder) if exists else Store.create(folder, settings.manifest()) as store:
+    with Store.ensure(folder, settings.manifest(), wait_seconds=settings.wait_seconds) as store:
         check_encoder(store.manifest, settings)
         check_chunking(store.manifest, settings)
         stored = store.hashes(root)

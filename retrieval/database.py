@@ -55,7 +55,8 @@ _PLACES = (
 # SQLite does not notice a flipped bit inside a value. Tables of their own: a column behind a text is slow to reach.
 _SUMS = """
 CREATE TABLE document_sums (
-    document INTEGER PRIMARY KEY REFERENCES documents (id) ON DELETE CASCADE, row BLOB NOT NULL, chunks BLOB NOT NULL
+    document INTEGER PRIMARY KEY REFERENCES documents (id) ON DELETE CASCADE,
+    head BLOB NOT NULL, row BLOB NOT NULL, chunks BLOB NOT NULL
 );
 CREATE TABLE embedding_sums (
     embedding INTEGER PRIMARY KEY REFERENCES embeddings (id) ON DELETE CASCADE, vector INTEGER NOT NULL, codes INTEGER
@@ -111,6 +112,7 @@ DOCUMENT_COLUMNS = (
     *("doc_id", "root", "source", "media_type", "title", "content_hash"),
     *("metadata", "spans", "text"),
 )
+HEAD_COLUMNS = ("doc_id", "root", "source", "metadata")  # what is shown with every hit
 CHUNK_COLUMNS = (
     *("ordinal", "chunk_id", "start_char", "end_char", "start_byte", "end_byte"),
     *("line", "page", "tokens", "heading", "context"),
@@ -272,7 +274,7 @@ def _sum_up(connection: sqlite3.Connection) -> None:
     )
     for (document,) in connection.execute("SELECT id FROM documents").fetchall():
         sums = document_sums(connection, document)
-        connection.execute("INSERT INTO document_sums VALUES (?, ?, ?)", (document, *sums))
+        connection.execute("INSERT INTO document_sums VALUES (?, ?, ?, ?)", (document, *sums))
     for name, data in connection.execute("SELECT name, data FROM blobs").fetchall():
         save_setting(connection, blob_sum(name), digest([data]).hex())
 
@@ -317,13 +319,27 @@ def explained(folder: Path) -> Iterator[None]:
             raise
         if code & 0xFF in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
             raise IndexBusyError(f"another process keeps the index in '{folder}' locked; try again") from error
+        said = " ".join(str(error).split())[:200]
         if code & 0xFF in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}:
             raise IndexCorruptError(
-                f"'{folder / DATABASE}' is damaged or is no index: {error}; run: rag index repair, or restore a backup"
+                f"'{folder / DATABASE}' is damaged or is no index: {said}; run: rag index repair, and where that says"
+                " the same: rag index restore FILE, or ingest the documents into another folder"
             ) from error
-        raise RagError(f"SQLite could not work on the index in '{folder}': {error}") from error
+        room = code & 0xFF in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}
+        advice = "; nothing was changed: make room on the disk and run it again" if room else ""
+        raise RagError(f"SQLite could not work on the index in '{folder}': {said}{advice}") from error
     except UnicodeDecodeError as error:  # SQLite's own message quotes what it has found
         raise IndexCorruptError(f"'{folder / DATABASE}' is damaged: its schema cannot be read") from error
+
+
+@contextmanager
+def decoded(what: object) -> Iterator[None]:
+    """What is found in a row and cannot be decoded is damage, and is called so: SQLite keeps whatever it is given."""
+    try:
+        yield
+    except (ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise IndexCorruptError(f"a row of '{what}' cannot be read ({said}); run: rag index repair") from error
 
 
 # ---- rows ------------------------------------------------------------------------------------------------------------
@@ -358,7 +374,12 @@ def read_artefact(connection: sqlite3.Connection, kind: str) -> Artefact | None:
     """The record of a kind, or None."""
     sql = "SELECT file, sha256, bytes, generation, ids FROM artefacts WHERE kind = ?"
     row = connection.execute(sql, (kind,)).fetchone()
-    return Artefact(*row) if row else None
+    if row is None:
+        return None
+    for value, wanted in zip(row, (str, str, int, int, bytes), strict=True):
+        if not isinstance(value, wanted):
+            raise TypeError(f"found {type(value).__name__} in place of {wanted.__name__}")
+    return Artefact(*row)
 
 
 def changes_since(connection: sqlite3.Connection, generation: int, now: int) -> tuple[Ints, Ints] | None:
@@ -390,12 +411,13 @@ def read_passages(connection: sqlite3.Connection, ids: Ints) -> list[PassageText
     return passages
 
 
-def document_sums(connection: sqlite3.Connection, document: int) -> tuple[bytes, bytes]:
-    """The checksums of a document's row and of its chunks, as they are stored now."""
+def document_sums(connection: sqlite3.Connection, document: int) -> tuple[bytes, bytes, bytes]:
+    """The checksums of a document's head, its whole row and its chunks, as they are stored now."""
     sql = f"SELECT {', '.join(DOCUMENT_COLUMNS)} FROM documents WHERE id = ?"  # noqa: S608 - our own names
     row = connection.execute(sql, (document,)).fetchone()
     sql = f"SELECT {', '.join(CHUNK_COLUMNS)} FROM chunks WHERE document = ? ORDER BY ordinal"  # noqa: S608
-    return digest(row), digest(chain.from_iterable(connection.execute(sql, (document,))))
+    chunks = digest(chain.from_iterable(connection.execute(sql, (document,))))
+    return digest(row[column] for column in HEAD_COLUMNS), digest(row), chunks
 
 
 def digest(values: Iterable[bytes | int | None]) -> bytes:

@@ -40,6 +40,7 @@ class SignCodec:
 
     def __init__(self, mean: Floats, basis: Floats) -> None:
         self._mean, self._basis = mean, basis
+        self._origin = mean @ basis
 
     @classmethod
     def fit(cls, tokens: Floats, *, bits: int = CODE_BITS) -> SignCodec:
@@ -57,7 +58,7 @@ class SignCodec:
 
     def encode(self, tokens: Floats) -> Codes:
         """Codes of passage tokens: float32 (n, dim) -> uint8 (n, bits / 8)."""
-        return np.packbits((tokens - self._mean) @ self._basis > 0, axis=1)
+        return np.packbits(tokens @ self._basis > self._origin, axis=1)
 
     def project(self, tokens: Floats) -> Floats:
         """Question tokens in the space of the codes: float32 (n, dim) -> (n, bits), unit rows."""

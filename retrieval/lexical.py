@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.database import LEXICAL, Artefact, PassageText
-from retrieval.errors import IndexCorruptError, MissingPackageError
+from retrieval.errors import IndexCorruptError, MissingPackageError, RagError
 from retrieval.versions import open_regular, sync_folder
 
 if TYPE_CHECKING:
@@ -170,7 +170,11 @@ class LexicalIndex:
             except (OSError, IndexCorruptError) as error:
                 if not build and _was_replaced(store, record):
                     return False
-                view = _in_memory(store, self._analyzer, f"lexical index built in memory: {error}")
+                file = (
+                    f"{record.file if record else 'it'}: {error.strerror}" if isinstance(error, OSError) else str(error)
+                )
+                notice = f"lexical index built in memory: {file}; rag index repair writes it anew"
+                view = _in_memory(store, self._analyzer, notice)
             self._view = view
         return True
 
@@ -476,7 +480,7 @@ def write_folder(
     _drop(folder)
     folder.mkdir()
     known = _take_over(*base, folder) if base else {}
-    with _explained(f"'{folder}'"):
+    with _explained(f"'{folder}'", writing=True):
         index = _tantivy().Index(_schema(), path=str(folder))
     _add(index, analyzer, texts, removed)
     passages = int(_searcher(index).num_docs)
@@ -511,19 +515,22 @@ def _take_over(base: Path, listing: Listing, folder: Path) -> dict[str, tuple[in
 
 def _add(index: Any, analyzer: TermAnalyzer | None, texts: Iterable[PassageText], removed: Iterable[int] = ()) -> None:
     tantivy = _tantivy()
-    with _explained("the lexical index"):
+    what = "the lexical index"
+    with _explained(what, writing=True):
         writer = index.writer(_HEAP_BYTES, 1)
     try:
         for each in removed:
-            writer.delete_documents_by_term("id", int(each))
+            with _explained(what, writing=True):
+                writer.delete_documents_by_term("id", int(each))
         for passage in texts:
             if analyzer is None:
                 raise ValueError("texts cannot be added without an analyzer")
             document = tantivy.Document()
             document.add_integer("id", passage.embedding)
             document.add_text("terms", " ".join(map(_token, passage_terms(passage, analyzer))))
-            writer.add_document(document)
-        with _explained("the lexical index"):
+            with _explained(what, writing=True):
+                writer.add_document(document)
+        with _explained(what, writing=True):
             writer.commit()
             writer.wait_merging_threads()
     finally:
@@ -612,11 +619,14 @@ def _searcher(index: Any) -> Any:
 
 
 @contextmanager
-def _explained(what: str) -> Iterator[None]:
+def _explained(what: str, *, writing: bool = False) -> Iterator[None]:
     """Turn tantivy's errors, and its panics over damaged files, into ours."""
     try:
         yield
     except BaseException as error:
         if isinstance(error, ValueError) or type(error).__name__ == "PanicException":
-            raise IndexCorruptError(f"{what} cannot be read by tantivy: {error}") from error
+            said = " ".join(str(error).split())[:200]
+            if writing:
+                raise RagError(f"{what} could not be written: {said}; nothing was changed") from error
+            raise IndexCorruptError(f"{what} cannot be read by tantivy: {said}") from error
         raise

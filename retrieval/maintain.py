@@ -70,7 +70,10 @@ def compact(store: Store, analyzer: TermAnalyzer, *, wait_seconds: float, progre
         draft = _empty_draft(store.home)
         with explained(store.folder), closing(connect_for_writing(store.folder)) as connection:
             connection.execute("VACUUM INTO ?", (str(draft / DATABASE),))
-        _complete(store.home, draft, analyzer, after=store.generation, progress=progress)
+        if problems := _complete(store.home, draft, analyzer, after=store.generation, progress=progress):
+            raise IndexCorruptError(
+                f"nothing was changed, for the index is damaged: {_first(problems)}; run: rag index repair"
+            )
         switch(store.home, draft, keep_previous=False)
 
 
@@ -81,6 +84,10 @@ def backup(store: Store, path: Path, *, created_at: str, replace: bool = False) 
     """
     if path.exists() and not replace:
         raise RagError(f"'{path}' is there already; choose another name, or replace it with --force")
+    if problems := store.verify_stored():
+        raise IndexCorruptError(
+            f"nothing was written, for the index is damaged: {_first(problems)}; run: rag index repair"
+        )
     database, draft = path.with_name(f"{path.name}.sqlite.tmp"), path.with_name(f"{path.name}.tmp")
     try:
         with _said(path):
@@ -123,10 +130,11 @@ def restore(
                 with explained(draft), closing(connect_for_writing(draft)) as connection:
                     check_format(draft, connection)
                     connection.execute("PRAGMA journal_mode = WAL").fetchall()
-                _complete(home, draft, analyzer, after=_generation(home), progress=progress)
             except BaseException:
                 drop(draft)
                 raise
+            if problems := _complete(home, draft, analyzer, after=_generation(home), progress=progress):
+                raise IndexCorruptError(f"nothing was changed, for '{path}' is damaged: {_first(problems)}")
             switch(home, draft, keep_previous=Store.exists(home))
     return facts
 
@@ -134,7 +142,9 @@ def restore(
 def restore_previous(home: Path, analyzer: TermAnalyzer, *, wait_seconds: float) -> None:
     """Make the version live again that was live before the last switch; the present one becomes the previous."""
     if not Store.exists(home):
-        raise IndexMissingError(f"there is no index in '{home}'")
+        raise IndexMissingError(
+            f"there is no index in '{home}'; run: rag ingest PATH, or name a file that rag index backup wrote"
+        )
     with write_lock(home, wait_seconds):
         previous = versions(home).previous
         if previous is None or not (previous / DATABASE).is_file():
@@ -159,8 +169,8 @@ def _empty_draft(home: Path) -> Path:
     return draft
 
 
-def _complete(home: Path, draft: Path, analyzer: TermAnalyzer, *, after: int, progress: Progress | None) -> None:
-    """Write the search files of a database, and check the whole. Drops the draft and raises where it is not sound."""
+def _complete(home: Path, draft: Path, analyzer: TermAnalyzer, *, after: int, progress: Progress | None) -> list[str]:
+    """Write the search files of a database and check the whole: what is wrong with it. Drops it then, and on errors."""
     try:
         with Store(home, version=draft) as store:
             with store.writer(locked=True, analyzer=analyzer) as writer:
@@ -171,10 +181,11 @@ def _complete(home: Path, draft: Path, analyzer: TermAnalyzer, *, after: int, pr
         raise
     if problems:
         drop(draft)
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise IndexCorruptError(
-            f"nothing was changed, for the index is damaged: {problems[0]}{more}; run: rag index repair"
-        )
+    return problems
+
+
+def _first(problems: list[str]) -> str:
+    return problems[0] + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
 
 
 def _generation(home: Path) -> int:

@@ -44,7 +44,7 @@ _LISTS = (
     *(f"{_PUBLISHED} ORDER BY doc_id", f"{_PUBLISHED} ORDER BY doc_id DESC"),
     "SELECT id, '', '' FROM documents WHERE generation IS NOT NULL",
 )
-_UNREADABLE = (sqlite3.Error, RagError, ValueError, TypeError, LookupError)
+_UNREADABLE = (sqlite3.Error, RagError, ValueError, TypeError, AttributeError, LookupError, OverflowError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +117,20 @@ class Salvage:
 
     def roots(self) -> list[str]:
         """The folders that were ingested, as far as they can be read."""
-        return [unpack(root) for (root,) in self._some("SELECT root FROM roots ORDER BY root")]
+        roots = []
+        for (root,) in self._some("SELECT root FROM roots ORDER BY root"):
+            with suppress(*_UNREADABLE):
+                roots.append(unpack(root))
+        return roots
 
     def failures(self) -> list[Failure]:
         """The files that could not be ingested, as far as they can be read."""
         rows = self._some("SELECT root, source, reason, advice FROM failures ORDER BY root, source")
-        return [Failure(*map(unpack, row)) for row in rows]
+        failures = []
+        for row in rows:
+            with suppress(*_UNREADABLE):
+                failures.append(Failure(*map(unpack, row)))
+        return failures
 
     @property
     def generation(self) -> int:

@@ -35,6 +35,7 @@ from retrieval.database import (
     DATABASE,
     DENSE,
     DOCUMENT_COLUMNS,
+    HEAD_COLUMNS,
     LEXICAL,
     LOCK,
     SWEPT,
@@ -49,6 +50,7 @@ from retrieval.database import (
     check_format,
     connect_for_reading,
     connect_for_writing,
+    decoded,
     digest,
     document_sums,
     explained,
@@ -93,9 +95,9 @@ __all__ = [
 ]
 
 _CHUNKS = """
-SELECT chunks.*, documents.doc_id, documents.root, documents.source, documents.metadata, embeddings.key
+SELECT chunks.*, documents.doc_id, documents.root, documents.source, documents.metadata, embeddings.key, head
 FROM {wanted} JOIN documents ON documents.id = chunks.document JOIN embeddings ON embeddings.id = chunks.embedding
-WHERE documents.generation IS NOT NULL {condition}
+LEFT JOIN document_sums ON document_sums.document = chunks.document WHERE documents.generation IS NOT NULL {condition}
 ORDER BY documents.root, documents.source, documents.doc_id, chunks.ordinal
 """
 _CHUNKS_BY_EMBEDDING = _CHUNKS.format(
@@ -105,7 +107,7 @@ _CHUNKS_BY_ID = _CHUNKS.format(wanted="chunks", condition="AND chunks.chunk_id =
 _CHUNKS_OF_DOCUMENT = _CHUNKS.format(wanted="chunks", condition="AND documents.doc_id = ?")
 _NEIGHBOUR = _CHUNKS.format(
     wanted="chunks",
-    condition="AND document = ?1 AND ordinal = (SELECT {} FROM chunks WHERE document = ?1 AND ordinal {} ?2)",
+    condition="AND chunks.document = ?1 AND ordinal = (SELECT {} FROM chunks WHERE document = ?1 AND ordinal {} ?2)",
 )
 # From each root to the next: a look at every document takes a thousand times as long.
 _ROOTS = """
@@ -115,6 +117,8 @@ WITH RECURSIVE found (root) AS (
     FROM found WHERE root IS NOT NULL
 ) SELECT root FROM found WHERE root IS NOT NULL
 """
+_SUMS = "LEFT JOIN document_sums ON document_sums.document = chunks.document", ""
+_HEAD = ", head", ", NULL AS head"
 P = ParamSpec("P")
 R = TypeVar("R")
 _WHAT = "vector", "token codes"
@@ -260,6 +264,16 @@ class Store:
             cls.make(folder, manifest)
         return cls.open(folder)
 
+    @classmethod
+    def ensure(cls, folder: Path, manifest: IndexManifest, *, wait_seconds: float) -> Store:
+        """Open the index in a folder, or make an empty one; somebody else may be about to do the same."""
+        if not cls.exists(folder):
+            _make_folder(folder)
+            with write_lock(folder, wait_seconds):
+                if not cls.exists(folder):
+                    cls.make(folder, manifest)
+        return cls.open(folder)
+
     @staticmethod
     def make(folder: Path, manifest: IndexManifest) -> None:
         """Make an empty version in a folder. The caller holds the lock of the index."""
@@ -335,7 +349,11 @@ class Store:
             "SELECT doc_id, root, source, media_type, title, characters, chunks, tokens, content_hash FROM documents"
             " WHERE generation IS NOT NULL ORDER BY root, source, doc_id"
         )
-        return [DocumentRow(**{name: _plain(row[name]) for name in row.keys()}) for row in rows]  # noqa: SIM118 - a Row
+        numbers = {"characters", "chunks", "tokens"}
+        return [
+            DocumentRow(**{name: _plain(row[name], int if name in numbers else bytes) for name in row.keys()})  # noqa: SIM118
+            for row in rows
+        ]
 
     @_reads
     def document(self, doc_id: str) -> Document | None:
@@ -344,7 +362,7 @@ class Store:
             rows = self._rows("SELECT * FROM documents WHERE generation IS NOT NULL AND doc_id = ?", (pack(doc_id),))
             for row in rows:
                 sums = self._sums(row["id"])
-                if sums and sums[0] != digest(row[column] for column in DOCUMENT_COLUMNS):
+                if sums and sums[1] != digest(row[column] for column in DOCUMENT_COLUMNS):
                     raise IndexCorruptError(
                         f"the stored text of '{_shown(row['source'])}' is damaged; run: rag index repair"
                     )
@@ -371,7 +389,7 @@ class Store:
         """The chunks behind embeddings, ordered by root, source, document and ordinal. Unknown ids are left out."""
         found: dict[int, list[StoredChunk]] = defaultdict(list)
         with self.snapshot():
-            for row in self._rows(_CHUNKS_BY_EMBEDDING, (json.dumps(sorted({int(each) for each in ids})),)):
+            for row in self._chunk_rows(_CHUNKS_BY_EMBEDDING, (json.dumps(sorted({int(each) for each in ids})),)):
                 found[row["embedding"]].append(self._stored_chunk(row))
         return dict(found)
 
@@ -379,14 +397,14 @@ class Store:
     def chunks_by_id(self, chunk_ids: Iterable[str]) -> dict[str, StoredChunk]:
         """The chunks with these ids; unknown ids are left out."""
         with self.snapshot():
-            rows = {each: self._rows(_CHUNKS_BY_ID, (pack(each),)) for each in chunk_ids}
+            rows = {each: self._chunk_rows(_CHUNKS_BY_ID, (pack(each),)) for each in chunk_ids}
             return {each: self._stored_chunk(found[0]) for each, found in rows.items() if found}
 
     @_reads
     def chunks_of(self, doc_id: str) -> list[StoredChunk]:
         """The chunks of a document, in order; none of one that is not there."""
         with self.snapshot():
-            return [self._stored_chunk(row) for row in self._rows(_CHUNKS_OF_DOCUMENT, (pack(doc_id),))]
+            return [self._stored_chunk(row) for row in self._chunk_rows(_CHUNKS_OF_DOCUMENT, (pack(doc_id),))]
 
     @_reads
     def neighbours(self, chunk_ids: Iterable[str]) -> dict[str, tuple[StoredChunk | None, StoredChunk | None]]:
@@ -394,7 +412,7 @@ class Store:
         found = {}
         with self.snapshot():
             for each in chunk_ids:
-                for row in self._rows(_CHUNKS_BY_ID, (pack(each),))[:1]:
+                for row in self._chunk_rows(_CHUNKS_BY_ID, (pack(each),))[:1]:
                     place = row["document"], row["ordinal"]
                     found[each] = self._first_chunk(_BEFORE, place), self._first_chunk(_AFTER, place)
         return found
@@ -596,7 +614,8 @@ class Store:
 
     def verify_stored(self) -> list[str]:
         """What is wrong with the store itself."""
-        return self._problems(self._verify_database, self._verify_vectors, self._verify_blobs, self._verify_documents)
+        stored = self._verify_database, self._verify_vectors, self._verify_blobs, self._verify_documents
+        return self._problems(*stored, self._verify_lists)
 
     def verify_derived(self) -> list[str]:
         """What is wrong with the files that are made from the store."""
@@ -611,7 +630,7 @@ class Store:
                         problems.extend(check())
                 except IndexCorruptError as error:
                     problems.append(str(error))
-        return problems
+        return list(dict.fromkeys(problems))
 
     def copy_to(self, target: sqlite3.Connection) -> None:
         """Copy the database as it is at one moment, what is staged included."""
@@ -624,12 +643,8 @@ class Store:
     def _reading(self) -> Iterator[None]:
         with self._lock, explained(self.folder):
             self._reopen_if_changed()
-            try:
+            with decoded(self.folder / DATABASE):
                 yield
-            except (ValueError, TypeError, AttributeError, LookupError, OverflowError, RecursionError) as error:
-                raise IndexCorruptError(
-                    f"a row of '{self.folder / DATABASE}' cannot be read ({error}); run: rag index repair"
-                ) from error
 
     def _rows(self, sql: str, parameters: Sequence[object] = ()) -> list[sqlite3.Row]:
         with self._reading():
@@ -658,19 +673,23 @@ class Store:
         """Whether the rows have checksums; a reader leaves an earlier format as it is."""
         return self._format >= 4 or check_format(self.folder, self._connection) >= 4
 
-    def _sums(self, row: int) -> tuple[bytes, bytes] | None:
-        """The recorded checksums of a document and of its chunks."""
+    def _sums(self, row: int) -> tuple[bytes, ...] | None:
+        """The recorded checksums of a document's head, its whole row and its chunks."""
         if not self._has_sums:
             return None
-        found = self._rows("SELECT row, chunks FROM document_sums WHERE document = ?", (row,))
-        return (found[0]["row"], found[0]["chunks"]) if found else (b"", b"")
+        found = self._rows("SELECT head, row, chunks FROM document_sums WHERE document = ?", (row,))
+        return tuple(found[0]) if found else (b"", b"", b"")
+
+    def _chunk_rows(self, sql: str, parameters: Sequence[object]) -> list[sqlite3.Row]:
+        """Rows of chunks; an index of an earlier format, which a reader leaves as it is, has no checksums."""
+        return self._rows(sql if self._has_sums else sql.replace(*_SUMS).replace(*_HEAD), parameters)
 
     def _setting(self, key: str) -> Any:
         rows = self._rows("SELECT value FROM manifest WHERE key = ?", (key,))
         return json.loads(rows[0]["value"]) if rows else None
 
     def _first_chunk(self, sql: str, parameters: Sequence[object]) -> StoredChunk | None:
-        rows = self._rows(sql, parameters)
+        rows = self._chunk_rows(sql, parameters)
         return self._stored_chunk(rows[0]) if rows else None
 
     def _stored_chunk(self, row: sqlite3.Row) -> StoredChunk:
@@ -678,6 +697,8 @@ class Store:
         text, context = unpack(self._slice(row["document"], row["start_byte"], row["end_byte"])), unpack(row["context"])
         if embedding_key(self._encoder(), passage_input(context, text)) != row["key"]:
             raise IndexCorruptError(f"the stored text of '{_shown(row['source'])}' is damaged; run: rag index repair")
+        if self._has_sums and row["head"] != digest(row[column] for column in HEAD_COLUMNS):
+            raise IndexCorruptError(f"what is stored about '{_shown(row['source'])}' is damaged; run: rag index repair")
         chunk = Chunk(
             chunk_id=unpack(row["chunk_id"]),
             doc_id=unpack(row["doc_id"]),
@@ -735,6 +756,12 @@ class Store:
             if wanted is not None and digest([row["data"]]).hex() != wanted:
                 yield f"the stored '{row['name']}' is not what was stored"
 
+    def _verify_lists(self) -> Iterator[str]:
+        """Reads what every ingest reads."""
+        for read in (self.documents, self.failures, self.roots, self.document_roots):
+            read()
+        yield from ()
+
     def _verify_documents(self) -> Iterator[str]:
         """Every document against its checksums, and every chunk against the text and the embedding it is to have."""
         encoder = self.manifest.encoder
@@ -751,7 +778,7 @@ class Store:
         wanted = self._sums(row)
         if wanted is not None:
             for what, found, recorded in zip(
-                ("text", "list of chunks"), document_sums(self._connection, row), wanted, strict=True
+                ("head", "text", "list of chunks"), document_sums(self._connection, row), wanted, strict=True
             ):
                 if found != recorded:
                     yield f"the {what} of document '{source}' is not the one that was stored"
@@ -823,13 +850,11 @@ def _shown(source: bytes) -> str:
     return unpack(source).encode("utf-8", "replace").decode()
 
 
-def _plain(value: object) -> Any:
+def _plain(value: object, kind: type) -> Any:
     """A value as it was before it was stored. Raises TypeError on one that was never stored so."""
-    if isinstance(value, bytes):
-        return unpack(value)
-    if not isinstance(value, int):
-        raise TypeError(f"found {type(value).__name__} in place of bytes or a number")
-    return value
+    if not isinstance(value, kind):
+        raise TypeError(f"found {type(value).__name__} in place of {kind.__name__}")
+    return unpack(value) if isinstance(value, bytes) else value
 
 
 @lru_cache(maxsize=8)

@@ -18,6 +18,7 @@ from retrieval.database import (
     BATCH_ROWS,
     BUSY_SECONDS,
     CHUNK_COLUMNS,
+    DATABASE,
     DENSE,
     DOCUMENT_COLUMNS,
     LEXICAL,
@@ -30,6 +31,7 @@ from retrieval.database import (
     blob_sum,
     byte_offsets,
     changes_since,
+    decoded,
     digest,
     document_sums,
     explained,
@@ -46,7 +48,7 @@ from retrieval.database import (
     save_setting,
     unpack_json,
 )
-from retrieval.errors import IndexCorruptError
+from retrieval.errors import IndexCorruptError, RagError
 from retrieval.lexical import (
     Listing,
     Progress,
@@ -180,7 +182,7 @@ class Writer:
             self._execute(insert, (row, embedding, *values))
         with explained(self._folder):
             sums = document_sums(self._connection, row or 0)
-        self._execute("INSERT INTO document_sums VALUES (?, ?, ?)", (row, *sums))
+        self._execute("INSERT INTO document_sums VALUES (?, ?, ?, ?)", (row, *sums))
 
     def commit_batch(self) -> None:
         """Make what was added and staged survive this process; readers still see the old state."""
@@ -194,7 +196,7 @@ class Writer:
 
     def blob(self, name: str) -> bytes | None:
         """Bytes saved under a name, those of a run that never published included; None without any."""
-        with explained(self._folder):
+        with explained(self._folder), decoded(self._folder / DATABASE):
             return first_blob(self._connection.execute("SELECT data FROM blobs WHERE name = ?", (name,)).fetchall())
 
     def remove(self, doc_ids: Iterable[str]) -> int:
@@ -247,8 +249,13 @@ class Writer:
                 self._publish_lexical(generation, rewrite=rewrite_lexical, progress=progress)
                 save_setting(self._connection, "generation", generation)
                 self._connection.commit()
-        except BaseException:
+        except BaseException as error:
             self._connection.rollback()
+            if isinstance(error, OSError):
+                raise RagError(
+                    f"the index in '{self._folder}' cannot be written to: {error.strerror or error}; nothing was"
+                    " changed: run it again when that is mended"
+                ) from error
             raise
         self._removed.clear()
         self._failures.clear()
@@ -353,7 +360,7 @@ class Writer:
         dimension = self.manifest.encoder.dimension
         dense = DenseIndex.gather(
             live,
-            lambda ids: read_vectors(self._connection, ids, dimension),
+            self._vectors,
             dimension=dimension,
             start=previous,
         )
@@ -424,9 +431,15 @@ class Writer:
             return None
         return record, listing, changes
 
+    def _vectors(self, ids: Ints) -> tuple[Ints, Floats]:
+        with decoded(self._folder / DATABASE):
+            return read_vectors(self._connection, ids, self.manifest.encoder.dimension)
+
     def _passages(self, ids: Ints, progress: Progress | None) -> Iterator[PassageText]:
         for first in range(0, len(ids), BATCH_ROWS):
-            yield from read_passages(self._connection, ids[first : first + BATCH_ROWS])
+            with decoded(self._folder / DATABASE):
+                passages = read_passages(self._connection, ids[first : first + BATCH_ROWS])
+            yield from passages
             if progress:
                 progress(min(first + BATCH_ROWS, len(ids)), len(ids))
 

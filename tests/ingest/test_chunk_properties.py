@@ -279,3 +279,21 @@ def test_each_different_word_is_tokenised_once_over_many_documents() -> None:
     for number in range(20):
         chunker.split(document_of(f"The cat sat on the mat, number {number}. " * 50, title="The cat"))
     assert sorted(counting.seen) == sorted({"the", "cat", "sat", "on", "mat", "number", *map(str, range(20))})
+
+
+@given(documents(), SPECS)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_what_is_measured_section_by_section_is_measured_as_a_whole(document: Document, spec: ChunkingSpec) -> None:
+    whole = Chunker(bundled(), spec).split(document)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ingest.tokens._SECTION_CHARS", 7)
+        patch.setattr("ingest.chunk._BLOCKS_AT_ONCE", 2)
+        assert Chunker(bundled(), spec).split(document) == whole
+
+
+@given(documents(), SPECS)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_the_contract_holds_where_a_block_is_refined_bit_by_bit(document: Document, spec: ChunkingSpec) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ingest.chunk._LOOK_CHARS", 9)
+        check(document, spec)

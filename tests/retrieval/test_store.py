@@ -224,7 +224,7 @@ def test_a_failed_publish_can_be_repeated(store, monkeypatch):
         stage_text(writer, "a", "new")
         with monkeypatch.context() as patch:
             patch.setattr(os, "fsync", full_disk)
-            with pytest.raises(OSError, match="full"):
+            with pytest.raises(RagError, match="cannot be written to: full; nothing was changed"):
                 writer.publish(roots=["/docs"])
         assert (store.generation, texts_of(store)) == (0, {})
         writer.publish(roots=["/docs"])
