@@ -12,6 +12,7 @@ from pathlib import Path
 from ingest.indexer import Indexer, Settings, Tally, batches
 from ingest.records import Place, Progress, Report
 from retrieval.analyze import Analyzer
+from retrieval.checks import derived_problems, stored_problems
 from retrieval.encoder import Encoder
 from retrieval.maintain import beside
 from retrieval.records import Document
@@ -54,7 +55,7 @@ def repair(
     """
     report(Progress("checking", 0, None, "parts"))
     with Store.open(folder) as store:
-        stored, derived = store.verify_stored(), store.verify_derived()
+        stored, derived = stored_problems(store), derived_problems(store)
         if not stored:
             if derived:
                 with store.writer(wait_seconds=settings.wait_seconds, analyzer=analyzer) as writer:

@@ -507,12 +507,6 @@ def _difference(inside: Ints, live: Ints) -> tuple[Ints, Ints]:
     return np.setdiff1d(live, inside, assume_unique=True), np.setdiff1d(inside, live, assume_unique=True)
 
 
-def rebuild_dense(store: Store, *, wait_seconds: float = 0.0) -> int:
-    """Write the search file anew from the stored vectors. Returns the new generation; documents stay as they are."""
-    with store.writer(wait_seconds=wait_seconds) as writer:
-        return writer.publish(roots=(), rewrite_dense=True)
-
-
 def _load_recorded(store: Store) -> DenseIndex:
     folder, dense = store.folder, _load_or_make(store)
     dense.folder = folder

@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
+from retrieval.checks import stored_problems
 from retrieval.database import DATABASE, check_format, connect_for_writing, explained, write_lock
 from retrieval.errors import IndexCorruptError, IndexMissingError, RagError
 from retrieval.store import Store
@@ -84,7 +85,7 @@ def backup(store: Store, path: Path, *, created_at: str, replace: bool = False) 
     """
     if path.exists() and not replace:
         raise RagError(f"'{path}' is there already; choose another name, or replace it with --force")
-    if problems := store.verify_stored():
+    if problems := stored_problems(store):
         raise IndexCorruptError(
             f"nothing was written, for the index is damaged: {_first(problems)}; run: rag index repair"
         )

@@ -18,7 +18,6 @@ import json
 import shlex
 import sqlite3
 import threading
-import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext, suppress
@@ -36,7 +35,6 @@ from retrieval.database import (
     DENSE,
     DOCUMENT_COLUMNS,
     HEAD_COLUMNS,
-    LEXICAL,
     LOCK,
     SWEPT,
     Artefact,
@@ -44,8 +42,6 @@ from retrieval.database import (
     Floats,
     Ints,
     PassageText,
-    blob_sum,
-    byte_offsets,
     changes_since,
     check_format,
     connect_for_reading,
@@ -55,7 +51,6 @@ from retrieval.database import (
     document_sums,
     explained,
     first_blob,
-    is_unit,
     live_embeddings,
     load_manifest,
     load_setting,
@@ -72,7 +67,7 @@ from retrieval.database import (
 )
 from retrieval.encoder import passage_input
 from retrieval.errors import IndexCorruptError, IndexMismatchError, IndexMissingError, RagError
-from retrieval.lexical import TermAnalyzer, verify_folder
+from retrieval.lexical import TermAnalyzer
 from retrieval.records import Chunk, Document, EncoderSpec, Failure, IndexManifest, Span
 from retrieval.versions import stamp, sync_folder, versions
 from retrieval.writer import Writer
@@ -121,7 +116,6 @@ _SUMS = "LEFT JOIN document_sums ON document_sums.document = chunks.document", "
 _HEAD = ", head", ", NULL AS head"
 P = ParamSpec("P")
 R = TypeVar("R")
-_WHAT = "vector", "token codes"
 _BEFORE, _AFTER = _NEIGHBOUR.format("max(ordinal)", "<"), _NEIGHBOUR.format("min(ordinal)", ">")
 
 
@@ -215,7 +209,7 @@ def _reads(method: Callable[Concatenate[Store, P], R]) -> Callable[Concatenate[S
 
     @wraps(method)
     def reading(self: Store, /, *arguments: P.args, **named: P.kwargs) -> R:
-        with self._reading():
+        with self.reading():
             return method(self, *arguments, **named)
 
     return reading
@@ -317,13 +311,13 @@ class Store:
     @property
     def generation(self) -> int:
         """How often this index was published; read anew each time."""
-        with self._reading():
+        with self.reading():
             return int(load_setting(self._connection, "generation"))
 
     @property
     def manifest(self) -> IndexManifest:
         """What the numbers of this index depend on; read anew each time."""
-        with self._reading(), self.snapshot():
+        with self.reading(), self.snapshot():
             return load_manifest(self._connection)
 
     @contextmanager
@@ -334,7 +328,7 @@ class Store:
                 yield
                 return
             self._reopen_if_changed()
-            self._rows("BEGIN")
+            self.rows("BEGIN")
             try:
                 yield
             finally:
@@ -345,7 +339,7 @@ class Store:
     @_reads
     def documents(self) -> list[DocumentRow]:
         """All documents, ordered by root, source and id."""
-        rows = self._rows(
+        rows = self.rows(
             "SELECT doc_id, root, source, media_type, title, characters, chunks, tokens, content_hash FROM documents"
             " WHERE generation IS NOT NULL ORDER BY root, source, doc_id"
         )
@@ -359,12 +353,12 @@ class Store:
     def document(self, doc_id: str) -> Document | None:
         """One document with its whole text, or None. Raises IndexCorruptError where it is not as it was stored."""
         with self.snapshot():
-            rows = self._rows("SELECT * FROM documents WHERE generation IS NOT NULL AND doc_id = ?", (pack(doc_id),))
+            rows = self.rows("SELECT * FROM documents WHERE generation IS NOT NULL AND doc_id = ?", (pack(doc_id),))
             for row in rows:
-                sums = self._sums(row["id"])
+                sums = self.sums(row["id"])
                 if sums and sums[1] != digest(row[column] for column in DOCUMENT_COLUMNS):
                     raise IndexCorruptError(
-                        f"the stored text of '{_shown(row['source'])}' is damaged; run: rag index repair"
+                        f"the stored text of '{shown(row['source'])}' is damaged; run: rag index repair"
                     )
                 return document_of(row)
         return None
@@ -372,16 +366,16 @@ class Store:
     @_reads
     def document_roots(self) -> list[str]:
         """The roots that documents have, in order, those of files that were ingested one by one included."""
-        return [unpack(root) for (root,) in self._rows(_ROOTS)]
+        return [unpack(root) for (root,) in self.rows(_ROOTS)]
 
     @_reads
     def hashes(self, root: str, source: str | None = None) -> dict[str, tuple[str, str]]:
         """Source -> (doc_id, content_hash) of the documents of a root, or of one source of it."""
         sql = "SELECT source, doc_id, content_hash FROM documents WHERE generation IS NOT NULL AND root = ?"
         if source is None:
-            rows = self._rows(sql, (pack(root),))
+            rows = self.rows(sql, (pack(root),))
         else:
-            rows = self._rows(f"{sql} AND source = ?", (pack(root), pack(source)))
+            rows = self.rows(f"{sql} AND source = ?", (pack(root), pack(source)))
         return {unpack(source): (unpack(doc_id), unpack(digest)) for source, doc_id, digest in rows}
 
     @_reads
@@ -423,7 +417,7 @@ class Store:
 
         Measured with 250,000 documents: 1.1 s, 1.9 with all of it decoded and kept.
         """
-        rows = self._rows(
+        rows = self.rows(
             "SELECT id AS row, doc_id, root, source, media_type, title, metadata FROM documents"
             " WHERE generation IS NOT NULL ORDER BY id"
         )
@@ -452,13 +446,13 @@ class Store:
         )
         if pages:
             sql += " AND page BETWEEN ? AND ?"
-        found = self._rows(sql, (json.dumps([int(row) for row in rows]), *(pages or ())))
+        found = self.rows(sql, (json.dumps([int(row) for row in rows]), *(pages or ())))
         return np.unique(np.fromiter((each for (each,) in found), dtype=np.int64, count=len(found)))
 
     @_reads
     def token_codes(self, embedding_ids: Iterable[int]) -> dict[int, Codes]:
         """The coded token vectors of embeddings: uint8 (n_tokens, code_bytes). Embeddings without any are left out."""
-        rows = self._rows(
+        rows = self.rows(
             "SELECT embedding, width, codes FROM json_each(?) AS wanted JOIN token_codes ON embedding = wanted.value",
             (json.dumps(sorted({int(each) for each in embedding_ids})),),
         )
@@ -467,18 +461,18 @@ class Store:
     @_reads
     def failures(self) -> list[Failure]:
         """Files that could not be ingested, ordered by root and source."""
-        rows = self._rows("SELECT root, source, reason, advice FROM failures ORDER BY root, source")
+        rows = self.rows("SELECT root, source, reason, advice FROM failures ORDER BY root, source")
         return [Failure(*map(unpack, row)) for row in rows]
 
     @_reads
     def roots(self) -> list[str]:
         """The folders that were ingested, in order."""
-        return [unpack(root) for (root,) in self._rows("SELECT root FROM roots ORDER BY root")]
+        return [unpack(root) for (root,) in self.rows("SELECT root FROM roots ORDER BY root")]
 
     @_reads
     def blob(self, name: str) -> bytes | None:
         """Bytes saved under a name, or None."""
-        return first_blob(self._rows("SELECT data FROM blobs WHERE name = ?", (name,)))
+        return first_blob(self.rows("SELECT data FROM blobs WHERE name = ?", (name,)))
 
     @_reads
     def artefact(self, kind: str = DENSE) -> Artefact | None:
@@ -507,7 +501,7 @@ class Store:
         """
         wanted = self.live_embeddings() if ids is None else np.unique(ids)
         for first in range(0, len(wanted), rows):
-            with self._reading():
+            with self.reading():
                 batch = read_passages(self._connection, wanted[first : first + rows])
             yield from batch
 
@@ -519,7 +513,7 @@ class Store:
         wanted = self.live_embeddings() if ids is None else np.unique(ids)
         dimension = self._encoder().dimension
         for first in range(0, len(wanted), rows):
-            with self._reading():
+            with self.reading():
                 batch = read_vectors(self._connection, wanted[first : first + rows], dimension)
             yield batch
 
@@ -536,32 +530,16 @@ class Store:
                 size += len(some)
         return found[:size], vectors[:size]
 
-    def damaged_embeddings(self) -> Iterator[tuple[int, str]]:
-        """Embeddings whose vector or token codes differ from what was stored: (id, "vector" or "token codes")."""
-        if not self._has_sums:
-            return
-        sql = (
-            "SELECT id, embedding_sums.vector, embedding_sums.codes, embeddings.vector, token_codes.codes"
-            " FROM embeddings LEFT JOIN embedding_sums ON embedding_sums.embedding = id"
-            " LEFT JOIN token_codes ON token_codes.embedding = id WHERE id > ? ORDER BY id LIMIT ?"
-        )
-        last = -1
-        while rows := self._rows(sql, (last, BATCH_ROWS)):
-            for each, *sums, vector, codes in rows:
-                found = zlib.crc32(vector), None if codes is None else zlib.crc32(codes)
-                yield from ((each, what) for what, new, old in zip(_WHAT, found, sums, strict=True) if new != old)
-            last = rows[-1]["id"]
-
     @_reads
     def counts(self) -> Counts:
         """How much is published, and what it takes on disk."""
         with self.snapshot():
-            ((documents, chunks, characters, tokens),) = self._rows(
+            ((documents, chunks, characters, tokens),) = self.rows(
                 "SELECT count(*), total(chunks), total(characters), total(tokens) FROM documents"
                 " WHERE generation IS NOT NULL"
             )
             live = self.live_embeddings()
-            ((code_bytes,),) = self._rows(
+            ((code_bytes,),) = self.rows(
                 "SELECT total(length(codes)) FROM json_each(?) AS wanted JOIN token_codes ON embedding = wanted.value",
                 (json.dumps(live.tolist()),),
             )
@@ -609,45 +587,29 @@ class Store:
 
     def verify(self) -> list[str]:
         """Everything that is wrong with this index, one sentence each; an empty list when all is well."""
+        from retrieval.checks import derived_problems, stored_problems
+
         with self.snapshot():
-            return [*self.verify_stored(), *self.verify_derived()]
-
-    def verify_stored(self) -> list[str]:
-        """What is wrong with the store itself."""
-        stored = self._verify_database, self._verify_vectors, self._verify_blobs, self._verify_documents
-        return self._problems(*stored, self._verify_lists)
-
-    def verify_derived(self) -> list[str]:
-        """What is wrong with the files that are made from the store."""
-        return self._problems(self._verify_dense, self._verify_lexical)
-
-    def _problems(self, *checks: Callable[[], Iterator[str]]) -> list[str]:
-        problems: list[str] = []
-        with self.snapshot():
-            for check in checks:
-                try:
-                    with self._reading():
-                        problems.extend(check())
-                except IndexCorruptError as error:
-                    problems.append(str(error))
-        return list(dict.fromkeys(problems))
+            return [*stored_problems(self), *derived_problems(self)]
 
     def copy_to(self, target: sqlite3.Connection) -> None:
         """Copy the database as it is at one moment, what is staged included."""
-        with self._reading():
+        with self.reading():
             self._connection.backup(target)
 
     # ---- inside ------------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _reading(self) -> Iterator[None]:
+    def reading(self) -> Iterator[None]:
+        """What goes wrong inside is the index's: one of our errors, that says so."""
         with self._lock, explained(self.folder):
             self._reopen_if_changed()
             with decoded(self.folder / DATABASE):
                 yield
 
-    def _rows(self, sql: str, parameters: Sequence[object] = ()) -> list[sqlite3.Row]:
-        with self._reading():
+    def rows(self, sql: str, parameters: Sequence[object] = ()) -> list[sqlite3.Row]:
+        """Rows of the database as they are, for the modules of this room that look below what is published."""
+        with self.reading():
             return self._connection.execute(sql, parameters).fetchall()
 
     def _reopen_if_changed(self) -> None:
@@ -668,24 +630,29 @@ class Store:
             self._encoder_spec = load_manifest(self._connection).encoder
         return self._encoder_spec
 
+    def sums_now(self, row: int) -> tuple[bytes, ...]:
+        """What the checksums of a document would be if they were made now."""
+        return document_sums(self._connection, row)
+
     @property
-    def _has_sums(self) -> bool:
+    def has_sums(self) -> bool:
         """Whether the rows have checksums; a reader leaves an earlier format as it is."""
         return self._format >= 4 or check_format(self.folder, self._connection) >= 4
 
-    def _sums(self, row: int) -> tuple[bytes, ...] | None:
+    def sums(self, row: int) -> tuple[bytes, ...] | None:
         """The recorded checksums of a document's head, its whole row and its chunks."""
-        if not self._has_sums:
+        if not self.has_sums:
             return None
-        found = self._rows("SELECT head, row, chunks FROM document_sums WHERE document = ?", (row,))
+        found = self.rows("SELECT head, row, chunks FROM document_sums WHERE document = ?", (row,))
         return tuple(found[0]) if found else (b"", b"", b"")
 
     def _chunk_rows(self, sql: str, parameters: Sequence[object]) -> list[sqlite3.Row]:
         """Rows of chunks; an index of an earlier format, which a reader leaves as it is, has no checksums."""
-        return self._rows(sql if self._has_sums else sql.replace(*_SUMS).replace(*_HEAD), parameters)
+        return self.rows(sql if self.has_sums else sql.replace(*_SUMS).replace(*_HEAD), parameters)
 
-    def _setting(self, key: str) -> Any:
-        rows = self._rows("SELECT value FROM manifest WHERE key = ?", (key,))
+    def setting(self, key: str) -> Any:
+        """A value of the manifest's table, or None."""
+        rows = self.rows("SELECT value FROM manifest WHERE key = ?", (key,))
         return json.loads(rows[0]["value"]) if rows else None
 
     def _first_chunk(self, sql: str, parameters: Sequence[object]) -> StoredChunk | None:
@@ -696,9 +663,9 @@ class Store:
         """The chunk of a row, whose text is the one that its embedding was made from."""
         text, context = unpack(self._slice(row["document"], row["start_byte"], row["end_byte"])), unpack(row["context"])
         if embedding_key(self._encoder(), passage_input(context, text)) != row["key"]:
-            raise IndexCorruptError(f"the stored text of '{_shown(row['source'])}' is damaged; run: rag index repair")
-        if self._has_sums and row["head"] != digest(row[column] for column in HEAD_COLUMNS):
-            raise IndexCorruptError(f"what is stored about '{_shown(row['source'])}' is damaged; run: rag index repair")
+            raise IndexCorruptError(f"the stored text of '{shown(row['source'])}' is damaged; run: rag index repair")
+        if self.has_sums and row["head"] != digest(row[column] for column in HEAD_COLUMNS):
+            raise IndexCorruptError(f"what is stored about '{shown(row['source'])}' is damaged; run: rag index repair")
         chunk = Chunk(
             chunk_id=unpack(row["chunk_id"]),
             doc_id=unpack(row["doc_id"]),
@@ -729,100 +696,6 @@ class Store:
             text.seek(start)
             return text.read(end - start)
 
-    def _verify_database(self) -> Iterator[str]:
-        for (line,) in self._rows("PRAGMA integrity_check(20)"):
-            parts = () if line == "ok" else line.splitlines()
-            yield from (f"SQLite: {part}" for part in parts if not part.startswith("***"))
-        for table, row, parent, _ in self._rows("PRAGMA foreign_key_check"):
-            yield f"SQLite: row {row} of '{table}' refers to a missing row of '{parent}'"
-
-    def _verify_vectors(self) -> Iterator[str]:
-        live = self.live_embeddings()
-        known = self._rows("SELECT id FROM embeddings")
-        for missing in np.setdiff1d(live, np.array(known, dtype=np.int64)):
-            yield f"embedding {missing} is used by a chunk and is missing"
-        for ids, vectors in self.vector_batches():
-            for each in ids[~is_unit(vectors)]:
-                yield f"the vector of embedding {each} is not of length 1"
-        for each, width, size in self._rows("SELECT embedding, width, length(codes) FROM token_codes"):
-            if not width or width < 1 or size is None or size % width:
-                yield f"the token codes of embedding {each} are not rows of {width} bytes"
-        for each, what in self.damaged_embeddings():
-            yield f"the {what} of embedding {each} is not what was stored"
-
-    def _verify_blobs(self) -> Iterator[str]:
-        for row in self._rows("SELECT name, data FROM blobs"):
-            wanted = self._setting(blob_sum(row["name"]))
-            if wanted is not None and digest([row["data"]]).hex() != wanted:
-                yield f"the stored '{row['name']}' is not what was stored"
-
-    def _verify_lists(self) -> Iterator[str]:
-        """Reads what every ingest reads."""
-        for read in (self.documents, self.failures, self.roots, self.document_roots):
-            read()
-        yield from ()
-
-    def _verify_documents(self) -> Iterator[str]:
-        """Every document against its checksums, and every chunk against the text and the embedding it is to have."""
-        encoder = self.manifest.encoder
-        for row, source in self._rows("SELECT id, source FROM documents WHERE generation IS NOT NULL"):
-            try:
-                with self._reading():
-                    problems = list(self._verify_document(row, _shown(source), encoder))
-            except IndexCorruptError as error:
-                problems = [f"document '{_shown(source)}': {error}"]
-            yield from problems
-
-    def _verify_document(self, row: int, source: str, encoder: EncoderSpec) -> Iterator[str]:
-        (facts,) = self._rows("SELECT text, characters, chunks FROM documents WHERE id = ?", (row,))
-        wanted = self._sums(row)
-        if wanted is not None:
-            for what, found, recorded in zip(
-                ("head", "text", "list of chunks"), document_sums(self._connection, row), wanted, strict=True
-            ):
-                if found != recorded:
-                    yield f"the {what} of document '{source}' is not the one that was stored"
-        text = unpack(facts["text"])
-        if len(text) != facts["characters"]:
-            yield f"document '{source}' has {len(text)} characters, not the recorded {facts['characters']}"
-        chunks = self._rows(
-            "SELECT start_char, end_char, start_byte, end_byte, context, embeddings.key FROM chunks"
-            " JOIN embeddings ON embeddings.id = embedding WHERE document = ? ORDER BY ordinal",
-            (row,),
-        )
-        if len(chunks) != facts["chunks"]:
-            yield f"document '{source}' has {len(chunks)} chunks, not the recorded {facts['chunks']}"
-        offsets = byte_offsets(text, (position for start, end, *_ in chunks for position in (start, end)))
-        for start, end, first, last, context, key in chunks:
-            if not 0 <= start <= end <= len(text) or (offsets[start], offsets[end]) != (first, last):
-                yield f"a chunk of '{source}' is not the text [{start}:{end}] of its document"
-            elif embedding_key(encoder, passage_input(unpack(context), text[start:end])) != key:
-                yield f"the chunk [{start}:{end}] of '{source}' is not what its embedding was made from"
-
-    def _verify_dense(self) -> Iterator[str]:
-        from retrieval.dense import DenseIndex
-
-        record = self.artefact()
-        if record is None:
-            return
-        try:
-            dense = DenseIndex.load(self.folder / Path(record.file).name, record.sha256, size=record.size)
-        except OSError as error:
-            yield f"the search file {record.file} cannot be read: {error.strerror}"
-            return
-        if not np.array_equal(dense.ids, record.embedding_ids()):
-            yield f"the search file {record.file} holds other embeddings than recorded"
-        if record.generation == self.generation and not np.array_equal(dense.ids, self.live_embeddings()):
-            yield f"the search file {record.file} holds other embeddings than the store"
-        elif dense.differs_from(self.vectors):
-            yield f"the search file {record.file} holds other vectors than the store"
-
-    def _verify_lexical(self) -> Iterator[str]:
-        record = self.artefact(LEXICAL)
-        if record:
-            live = self.live_embeddings() if record.generation == self.generation else None
-            yield from verify_folder(self.folder, record, live)
-
 
 def _make_folder(folder: Path) -> None:
     try:
@@ -846,7 +719,8 @@ def document_of(row: sqlite3.Row) -> Document:
     )
 
 
-def _shown(source: bytes) -> str:
+def shown(source: bytes) -> str:
+    """A stored name, fit for a message."""
     return unpack(source).encode("utf-8", "replace").decode()
 
 

@@ -14,7 +14,7 @@ import retrieval.database
 import retrieval.dense
 import retrieval.store
 import retrieval.writer
-from retrieval.dense import DenseIndex, describe_dense, open_dense, rebuild_dense, refresh
+from retrieval.dense import DenseIndex, describe_dense, open_dense, refresh
 from retrieval.errors import ConfigError, IndexCorruptError, MissingPackageError
 from retrieval.maintain import beside
 from retrieval.store import Store
@@ -661,7 +661,8 @@ def test_a_missing_or_damaged_file_is_noticed_and_made_up_for(store, damage):
     assert store.verify() != []
     if damage == "folder":
         path.rmdir()
-    assert rebuild_dense(store) == 2
+    with store.writer() as writer:
+        assert writer.publish(roots=(), rewrite_dense=True) == 2
     assert dense_files(store) == ["dense-000002.faiss"]
     assert open_dense(store).notice is None
     assert store.verify() == []
