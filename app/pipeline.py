@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -336,7 +336,11 @@ class Pipeline:
 
     def bytes_on_disk(self) -> int:
         """What the whole index folder takes, earlier versions included."""
-        return sum(path.stat().st_size for path in self._open_store().home.rglob("*") if path.is_file())
+        size = 0
+        for path in self._open_store().home.rglob("*"):
+            with suppress(FileNotFoundError):  # another process has dropped it
+                size += path.stat().st_size if path.is_file() else 0
+        return size
 
     def ledger(self) -> Iterator[Account]:
         """What became of every byte of every document."""

@@ -16,6 +16,7 @@ from bench import (
     citing,
     compressing,
     extracting,
+    growing,
     ingesting,
     quality,
     reading,
@@ -42,6 +43,9 @@ def main() -> None:
     benches: dict[str, Callable[[], Table]] = {
         "splitting": splitting.run,
         "ingesting": ingesting.run,
+        "overhead": growing.run_beside_encoder,
+        "memory": growing.run_memory,
+        "growing": growing.run_scale,
         "starting": starting.run,
         "scaling": scaling.run,
         "searching": scaling.run_whole,

@@ -63,16 +63,18 @@ def ingest(
     if discovery.files or exists:
         with ExitStack() as stack:
             live = stack.enter_context(Store.ensure(folder, settings.manifest(), wait_seconds=settings.wait_seconds))
+            store = live
             if not rebuild:
                 check_encoder(live.manifest, settings)
                 check_chunking(live.manifest, settings)
-                store = live
             else:
                 store = stack.enter_context(beside(live, settings.manifest(), wait_seconds=settings.wait_seconds))
             stack.enter_context(one_blas_thread())
             writer = stack.enter_context(
                 store.writer(wait_seconds=settings.wait_seconds, analyzer=analyzer, locked=rebuild)
             )
+            check_encoder(writer.manifest, settings)  # another process may have switched while this one waited
+            check_chunking(writer.manifest, settings)
             pool = stack.enter_context(ParsingPool(workers=settings.parse_workers, limits=settings.parsing))
             files = Files(discovery, live, settings, tally, report, pool=pool, rebuild=rebuild)
             indexer = Indexer(store, writer, settings, make_encoder, analyzer, report=report, tally=tally, stop=stop)
@@ -88,7 +90,7 @@ def ingest(
             elif not tally.interrupted:
                 roots = sorted({*files.roots, *live.roots()})
                 indexer.publish(failures=files.failures()[1], roots=roots, after=live.generation)
-                switch(folder, store.folder)
+                switch(folder, store.folder, previous=live.folder)
     if rebuild and tally.interrupted:
         tally.added, tally.changed = [], []
     seconds = time.perf_counter() - started
@@ -134,6 +136,8 @@ def ingest_documents(
             one_blas_thread(),
             store.writer(wait_seconds=settings.wait_seconds, analyzer=analyzer) as writer,
         ):
+            check_encoder(writer.manifest, settings)
+            check_chunking(writer.manifest, settings)
             indexer = Indexer(
                 store,
                 writer,
@@ -189,6 +193,7 @@ def forget_documents(
     settings = replace(settings, chunking=store.manifest.chunking)
     analyzer = analyzer or Analyzer()
     with store.writer(wait_seconds=settings.wait_seconds, analyzer=analyzer) as writer:
+        check_encoder(writer.manifest, settings)
         indexer = Indexer(store, writer, settings, lambda: encoder, analyzer, tally=Tally(), stop=lambda: False)
         indexer.publish(removed=doc_ids)
 

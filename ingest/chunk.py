@@ -10,9 +10,10 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from enum import IntEnum
 from hashlib import blake2b
+from itertools import chain, islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from ingest.tokens import Ruler, TokenCounter, token_counter
@@ -25,8 +26,10 @@ from retrieval.sentences import sentence_starts
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-_PARAGRAPH_BREAK = re.compile(r"\n(?:[ \t]*+\n)++")
-_REST_OF_HEADING = re.compile(r"[ \t]*+\n(?:[ \t]*+\n)*+")
+_LINE_END = r"(?>\r\n|[\n\r])"
+_PARAGRAPH_BREAK = re.compile(rf"{_LINE_END}(?:[ \t]*+{_LINE_END})++")
+_PLAIN_BREAK = re.compile(r"\n(?:[ \t]*+\n)++")  # the same where no other line ends are: found twice as fast
+_REST_OF_HEADING = re.compile(rf"[ \t]*+{_LINE_END}(?:[ \t]*+{_LINE_END})*+")
 _STANDS_APART = re.compile(r"[ \t\n\r!-/:-@\[-`{-~：。，]$")
 _WHITE = re.compile(r"[ \t\n\r]+")
 _LINE_BREAK = re.compile(r"\r\n|\n|\r")
@@ -34,6 +37,9 @@ _HEADING_FILL = 0.25  # a heading starts a new chunk once the current one is thi
 _PARAGRAPH_FILL = 0.5  # a paragraph that does not fit starts a new chunk once the current one is this full
 _CONTEXT_SHARE = 0.125  # title and headings before a chunk may take this share of its tokens
 _MIN_TOKENS = 16
+_BLOCKS_AT_ONCE = 4096
+_LOOK_CHARS = 100_000  # a unit is refined so far at a time: its words as units would take a hundred times its room
+_CHECKED_TEXTS = 256
 
 
 class Grain(IntEnum):
@@ -144,8 +150,10 @@ class Chunker:
         """Replace estimates by counts, and pack again with less room if a chunk turns out too long."""
         room = self.spec.max_tokens
         while True:
-            inputs = [self._prefix + passage_input(one.context, text[one.start : one.end]) for one in packed]
-            counts = list(map(len, self._tokenizer.encode_batch_fast(list(map(clean, inputs)))))
+            inputs = (self._prefix + passage_input(one.context, text[one.start : one.end]) for one in packed)
+            counts: list[int] = []
+            while some := list(islice(inputs, _CHECKED_TEXTS)):
+                counts += map(len, self._tokenizer.encode_batch_fast(list(map(clean, some))))
             excess = max(counts) - self.spec.max_tokens
             if excess <= 0:
                 return [one._replace(tokens=tokens) for one, tokens in zip(packed, counts, strict=True)]
@@ -203,10 +211,11 @@ class _Packer:
 
     def chunks(self, max_tokens: int) -> Iterator[Packed]:
         """Yield the chunks in order, none of more than so many tokens."""
-        queue = deque(self._blocks())
+        blocks = self._blocks()
+        queue = deque(next(blocks))
         current: list[Unit] = []
         carried = 0  # how many units at the head of `current` repeat the end of the chunk before
-        while queue:
+        while queue or (queue := deque(next(blocks, ()))):
             unit = queue[0]
             if len(current) <= carried:
                 frame = self._frame(current[0] if current else unit, max_tokens)
@@ -259,27 +268,37 @@ class _Packer:
             else:
                 yield unit
 
-    def _blocks(self) -> list[Unit]:
-        """The document as paragraphs, code blocks and tables; a heading belongs to the block it stands over."""
+    def _blocks(self) -> Iterator[list[Unit]]:
+        """The document as paragraphs, code blocks and tables, some at a time; a heading is part of what is below it."""
         text, spans = self._text, self._document.spans
-        # the same positions with one kind of line end
-        scan = text.replace("\r\n", " \n").replace("\r", "\n") if "\r" in text else text
         headings = {span.start: span.end for span in spans if span.kind == "heading"}
         whole = [span for span in spans if span.kind in {"code", "table"} and span.start < span.end]
         whole_starts = {span.start for span in whole}
         inside = _Inside(whole)
-        breaks = (match.end() for match in _PARAGRAPH_BREAK.finditer(scan))
-        starts = {position for position in breaks if not inside.holds(position)}
-        starts.difference_update(
-            rest.end() for end in headings.values() if (rest := _REST_OF_HEADING.match(scan, end)) is not None
-        )
-        starts |= headings.keys() | whole_starts
-        starts.update(self._after_line(span.end) for span in whole)
-        starts.update(span.start for span in spans if span.kind == "page")
-        kept = self._valid(sorted(starts), 0, len(text), Grain.BLOCK)
-        totals = self._ruler.totals([*kept, len(text)])
-        edges = zip(kept, [*kept[1:], len(text)], totals, totals[1:], strict=False)
-        return [Unit(*edge, Grain.BLOCK, edge[0] in headings, edge[0] in whole_starts) for edge in edges]
+        rests = (_REST_OF_HEADING.match(text, end) for end in headings.values())
+        below_headings = {rest.end() for rest in rests if rest is not None}
+        pattern = _PARAGRAPH_BREAK if "\r" in text else _PLAIN_BREAK
+        breaks: Iterator[int] = (match.end() for match in pattern.finditer(text))
+        breaks = (each for each in breaks if each not in below_headings and not inside.holds(each))
+        breaks = chain(breaks, [len(text)])
+        pages = {span.start for span in spans if span.kind == "page"}
+        marked = sorted({*headings, *whole_starts, *pages, *(self._after_line(span.end) for span in whole)})
+        first = seen = 0
+        while first < len(text):
+            some = list(islice(breaks, _BLOCKS_AT_ONCE))
+            before, seen = seen, bisect_right(marked, some[-1])
+            edges = self._valid(sorted({*some, *marked[before:seen]}), first, len(text), Grain.BLOCK)
+            *starts, first = edges if some[-1] < len(text) else [*edges, len(text)]
+            if starts:
+                yield self._units(starts, first, Grain.BLOCK, headings.keys(), whole_starts)
+
+    def _units(
+        self, starts: Sequence[int], end: int, grain: Grain, headings: Collection[int], whole: Collection[int] = ()
+    ) -> list[Unit]:
+        """Neighbouring units, given where they start and the last one ends, where headings do, and what is whole."""
+        totals = self._ruler.totals([*starts, end])
+        edges = zip(starts, [*starts[1:], end], totals, totals[1:], strict=False)
+        return [Unit(*edge, grain, edge[0] in headings, edge[0] in whole) for edge in edges]
 
     def _after_line(self, position: int) -> int:
         match = _LINE_BREAK.match(self._text, position)
@@ -287,10 +306,11 @@ class _Packer:
 
     def _refine(self, unit: Unit) -> list[Unit]:
         """The same stretch as units of the next finer grain at which it can be cut."""
-        for grain in (Grain.SENTENCE, Grain.WORD, Grain.STRETCH, Grain.SHRED):
-            units = self._cut(unit, grain) if grain < unit.grain else []
-            if len(units) > 1:
-                return units
+        for far in (False, True):
+            for grain in (Grain.SENTENCE, Grain.WORD, Grain.STRETCH, Grain.SHRED):
+                units = self._cut(unit, grain, far=far) if grain < unit.grain else []
+                if len(units) > 1:
+                    return units
         if unit.grain > Grain.SHRED:  # nothing to cut: from now on it is taken as it is
             return [unit._replace(grain=Grain.SENTENCE if unit.grain is Grain.BLOCK else Grain.SHRED)]
         raise TextTooLongError(
@@ -298,17 +318,24 @@ class _Packer:
             f"too many for a chunk of {self._spec.max_tokens}; raise max_tokens"
         )
 
-    def _cut(self, unit: Unit, grain: Grain) -> list[Unit]:
-        """A unit as units of one finer grain; a single one where that grain has no cut inside it."""
-        kept = self._valid(self._starts(unit, grain), unit.start, unit.end, grain)
-        totals = self._ruler.totals([*kept, unit.end])
-        edges = zip(kept, [*kept[1:], unit.end], totals, totals[1:], strict=False)
-        return [Unit(*edge, grain, unit.heading and edge[0] == unit.start) for edge in edges]
+    def _cut(self, unit: Unit, grain: Grain, *, far: bool = True) -> list[Unit]:
+        """A unit as units of one finer grain; a single one where that grain has no cut inside it.
 
-    def _starts(self, unit: Unit, grain: Grain) -> Iterable[int]:
-        text, start, end = self._text, unit.start, unit.end
+        Unless it is to look `far`, what is beyond some distance stays one unit as it was.
+        """
+        end = unit.end if far else min(unit.end, unit.start + max(_LOOK_CHARS, self._spec.max_chars))
+        kept = self._valid(self._starts(unit.start, end, grain, whole=unit.whole), unit.start, end, grain)
+        last = unit.end if end == unit.end else kept.pop()
+        units = self._units(kept, last, grain, {unit.start} if unit.heading else ()) if kept else []
+        if last < unit.end:
+            [before] = self._ruler.totals([last])
+            units.append(unit._replace(start=last, before=before, heading=unit.heading and not kept))
+        return units
+
+    def _starts(self, start: int, end: int, grain: Grain, *, whole: bool) -> Iterable[int]:
+        text = self._text
         if grain is Grain.SENTENCE:
-            if unit.whole:
+            if whole:
                 return (match.end() for match in _LINE_BREAK.finditer(text, start, end))
             return sentence_starts(text, start, end)
         if grain is Grain.STRETCH:

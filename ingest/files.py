@@ -22,7 +22,8 @@ from retrieval.errors import ParseError
 from retrieval.records import Document, Failure
 from retrieval.store import Store
 
-_REST = "(the rest)"  # stands for what is missing of a file of several documents
+REST = "(the rest)"  # stands for what is missing of a file of several documents
+_SAMPLED_CHARS = 1_000_000  # of one document are enough of a sample, and far more than a codec is fitted on
 _LAST_SECOND = 253_402_300_799  # of the year 9999: a file's time can be anything
 
 T = TypeVar("T")
@@ -56,6 +57,8 @@ class Files:
         failed = (((one.root, one.source), one) for one in store.failures())
         self._failed_parts = _by_file(found, ((place, one) for place, one in failed if place not in found))
         self._read_ones: dict[Place, str] = {}  # (root, source) -> doc_id of what was read this time
+        self._failed_places: set[Place] = set()
+        self._failures_seen = 0
         self._done_bytes = self._waiting_bytes = 0.0
         self._total_bytes = sum(found.size for found in self._files)
         tally.failures = [self._with_kept(failure) for failure in tally.failures]
@@ -77,18 +80,18 @@ class Files:
     def kept(self, *, prune: bool) -> Iterator[Document]:
         """For a rebuild: documents in the index that no file gives any more, as they are stored."""
         failed = self._failed()
-        anew = {doc_id for place, doc_id in self._read_ones.items() if place not in failed}
-        left_out = {*self.superseded(), *(doc_id for _, _, doc_id in self.gone() if prune)}
+        left_out = {doc_id for place, doc_id in self._read_ones.items() if place not in failed}
+        left_out |= {*self.superseded(), *(doc_id for _, _, doc_id in self.gone() if prune)}
         for row in self._store.documents():
-            if row.doc_id not in anew | left_out and (document := self._store.document(row.doc_id)):
+            if row.doc_id not in left_out and (document := self._store.document(row.doc_id)):
                 yield document
 
     def sample(self) -> Iterator[Document]:
-        """Documents from all over the files, in an order that stays the same when their folder is moved."""
+        """Documents from all over the files, huge ones cut, in an order that stays when their folder is moved."""
         for (found, _), results in self._pool.parse_files(self._scattered()):
             for name, result in results:
                 if isinstance(result, Parsed):  # what fails is reported when its turn comes
-                    yield _document(found, _inside(found, name), result)
+                    yield _document(found, _inside(found, name), _beginning(result))
 
     def encoding(self, share: float) -> None:
         """Report progress: what waits to be encoded has been, by a share in [0, 1]."""
@@ -117,7 +120,7 @@ class Files:
             (root, source, doc_id)
             for root in self.roots
             for source, (doc_id, _) in sorted(self._stored[root].items())
-            if not any((root, above) in there for above in _with_parents(source))
+            if (root, source) not in there and not any((root, above) in there for above in _with_parents(source))
         ]
 
     def superseded(self) -> list[str]:
@@ -125,11 +128,12 @@ class Files:
         if self._tally.interrupted:
             return []
         roots = set(self._store.document_roots())
+        others = {root: roots - {root} for root in self._stored}
         return [self._stored[root][source][0] for root, source in self._tally.outdated] + [
             doc_id
-            for root, source in sorted(self._read_ones.keys() - self._failed())
+            for root, source in sorted(self._read_ones.keys() - self._failed() if any(others.values()) else ())
             for other, its_source in _places(f"{root}/{source}")
-            if other in roots - {root}
+            if other in others[root]
             for doc_id, _ in self._store.hashes(other, its_source).values()
         ]
 
@@ -153,7 +157,11 @@ class Files:
         return {*read, *parts, *self._failed(), *(_split(root) for root in self.roots)}
 
     def _failed(self) -> set[Place]:
-        return {(failure.root, failure.source) for failure in self._tally.failures}
+        """Where something failed so far; asked for after every batch, so only new failures are looked at."""
+        new = self._tally.failures[self._failures_seen :]
+        self._failures_seen += len(new)
+        self._failed_places.update((failure.root, failure.source) for failure in new)
+        return self._failed_places
 
     def _unread(self) -> Iterator[tuple[tuple[FoundFile, str], str, bytes]]:
         """Files to parse, with their content hash, name and bytes."""
@@ -183,12 +191,12 @@ class Files:
         failed = {one.source for one in self._failed_parts[found.root, found.source]}  # if stored, an earlier version
         parts = [source for _, source in self._parts[found.root, found.source] if source not in failed]
         hashes = {self._stored[found.root][source][1] for source in parts}
-        return content_hash in hashes and _inside(found, _REST) not in failed
+        return content_hash in hashes and _inside(found, REST) not in failed
 
     def _leave(self, found: FoundFile) -> None:
         """Take note that the index has a file already."""
         parts = self._parts[found.root, found.source]
-        self._note_read([(found.root, found.source), *parts])
+        self._note_read({(found.root, found.source), *parts})
         self._tally.unchanged += len(parts)
         self._tally.failures += self._failed_parts[found.root, found.source]
         self._done_bytes += found.size
@@ -202,7 +210,7 @@ class Files:
         *before, (name, end) = results
         is_whole = name != "" or isinstance(end, Parsed)
         if before and not is_whole:
-            results = [*before, (_REST, end)]
+            results = [*before, (REST, end)]
         places = [(found.root, _inside(found, name)) for name, _ in results]
         self._note_read([(found.root, found.source), *places])
         documents = []
@@ -218,7 +226,9 @@ class Files:
         return documents
 
     def _are_stored(self, documents: Sequence[Document]) -> bool:
-        return not self._rebuild and all(self._store.document(one.doc_id) == one for one in documents)
+        return not self._rebuild and all(
+            one.source in self._stored[one.root] and self._store.document(one.doc_id) == one for one in documents
+        )
 
     def _note_read(self, places: Iterable[Place]) -> None:
         self._read_ones.update({place: document_id(*place) for place in places})
@@ -256,6 +266,14 @@ def _by_file(files: set[Place], below: Iterable[tuple[Place, T]]) -> defaultdict
 def _inside(found: FoundFile, name: str) -> str:
     """The source of a document in a file; the file itself has no name in it."""
     return f"{found.source}/{name}" if name else found.source
+
+
+def _beginning(parsed: Parsed) -> Parsed:
+    """As much of a parsed document as a sample needs."""
+    if len(parsed.text) <= _SAMPLED_CHARS:
+        return parsed
+    spans = tuple(span for span in parsed.spans if span.end <= _SAMPLED_CHARS)
+    return replace(parsed, text=parsed.text[:_SAMPLED_CHARS], spans=spans)
 
 
 def _split(path: str) -> tuple[str, str]:

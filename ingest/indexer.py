@@ -6,7 +6,6 @@ What is encoded is committed every few texts, so that a killed run loses no more
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
@@ -29,6 +28,7 @@ _BATCH_TEXTS = 256
 _COMMIT_TEXTS = 64
 _SAMPLE_TOKENS = 40_000  # of the corpus, to fit the token codec on
 _ENOUGH_TOKENS = 5_000  # a codec is never fitted on less: see _common_text
+_SAVING = Progress("saving", 0, None, "chunks")
 _LINE_END = re.compile(r"\r\n|[\n\r]")
 
 
@@ -88,6 +88,7 @@ class Indexer:
         self._make_encoder, self._analyzer, self._report = make_encoder, analyzer, report
         self._tally, self._stop = tally, stop
         self._tools: _Tools | None = None
+        self._is_first = store.generation == 0  # nothing is published: no document has a version to forget
 
     def add(
         self,
@@ -104,24 +105,26 @@ class Indexer:
         if self._stop():
             return []
         split = []
-        inputs: dict[bytes, str] = {}
+        inputs: dict[bytes, Chunk] = {}
         for document in documents:
             chunks = tools.split(document)
-            keyed = tools.inputs(chunks)
-            inputs.update(keyed)
-            split.append((document, chunks, [key for key, _ in keyed]))
+            keys = tools.keys(chunks)
+            inputs.update(zip(keys, chunks, strict=True))
+            split.append((document, chunks, keys))
         ids = self._encode(tools, inputs, encoded)
-        staged = []
+        staged: list[Document] = []
+        counted: list[Chunk] = []
         for document, chunks, keys in split:
             if not all(key in ids for key in keys):
                 break  # not even one that is complete: of a file of several documents the last stands for all
             self._writer.stage(document, chunks, [ids[key] for key in keys], _lines(document.text, chunks))
             self._forget(tools, document.doc_id)
-            tools.count(document, chunks, sign=1)
             staged.append(document)
+            counted += chunks if is_folder(document.root) else ()
             self._tally.chunks += len(chunks)
             self._tally.tokens += sum(chunk.tokens for chunk in chunks)
             self._tally.keys.update(keys)
+        tools.count(counted, sign=1)
         self._writer.commit_batch()
         return staged
 
@@ -144,6 +147,7 @@ class Indexer:
             self._forget(self._tools or self._load(lambda: iter(())), doc_id)
         self._writer.remove(removed)
         self._writer.fail(failures)
+        self._report(_SAVING)
         blobs = {STATISTICS_BLOB: self._tools.statistics.dump()} if self._tools else {}
         if self._writer.blob(EVIDENCE_BLOB) is None:
             blobs[EVIDENCE_BLOB] = CALIBRATED.dump()
@@ -153,8 +157,12 @@ class Indexer:
             blobs=blobs,
             drop_unreferenced=not self._tally.interrupted,
             after=after,
-            progress=lambda done, total: self._report(Progress("indexing words", done, total, "chunks")),
+            progress=self._report_words,
         )
+
+    def _report_words(self, done: int, total: int) -> None:
+        """When the last word is in, there are still files to be made safe on disk."""
+        self._report(Progress("indexing words", done, total, "chunks") if done < total else _SAVING)
 
     def _load(self, sample: Callable[[], Iterator[Document]]) -> _Tools:
         encoder = self._make_encoder()
@@ -175,11 +183,12 @@ class Indexer:
         seen, sampled = 0, dict[bytes, Encoded]()
         own: list[bytes] = []  # not of the common text
         for kept, documents, wanted in ((own, sample, _SAMPLE_TOKENS), ([], _common_text(), _ENOUGH_TOKENS)):
-            for key, text in chain.from_iterable(tools.inputs(tools.split(document)) for document in documents):
+            for chunk in chain.from_iterable(map(tools.split, documents)):
                 if seen >= wanted or self._stop():
                     break
+                [key] = tools.keys([chunk])
                 if key not in sampled:
-                    sampled[key] = next(iter(tools.encoder.encode([text])))
+                    sampled[key] = next(tools.encode([chunk]))
                     kept.append(key)
                     seen += len(sampled[key].ids)
                     self._report(Progress("sampling the documents", seen, None, "tokens"))
@@ -195,15 +204,13 @@ class Indexer:
         return codec
 
     def _encode(
-        self, tools: _Tools, inputs: Mapping[bytes, str], encoded_share: Callable[[float], None]
+        self, tools: _Tools, inputs: Mapping[bytes, Chunk], encoded_share: Callable[[float], None]
     ) -> dict[bytes, int]:
         """Key -> embedding id of every text; of fewer when the run is stopped meanwhile."""
         ids = self._writer.known(list(inputs), with_codes=True)
         new = [key for key in inputs if key not in ids]
-        fresh = tools.encoder.encode([inputs[key] for key in new])
-        for key, encoded in zip(
-            new, fresh, strict=True
-        ):  # in the documents' order, so that a stopped run has whole ones
+        fresh = tools.encode([inputs[key] for key in new])
+        for key, encoded in zip(new, fresh, strict=True):  # in the documents' order: a stopped run has whole ones
             ids[key] = self._add(key, encoded, tools.codec)
             if self._tally.embedded % _COMMIT_TEXTS == 0:
                 self._writer.commit_batch()
@@ -219,9 +226,9 @@ class Indexer:
 
     def _forget(self, tools: _Tools, doc_id: str) -> None:
         """Take the published version of a document out of the statistics."""
-        old = self._store.document(doc_id)
-        if old is not None:
-            tools.count(old, tools.split(old), sign=-1)
+        old = None if self._is_first else self._store.document(doc_id)
+        if old is not None and is_folder(old.root):
+            tools.count(tools.split(old), sign=-1)
 
 
 class _Tools:
@@ -238,20 +245,29 @@ class _Tools:
             return [Chunk(document.doc_id, document.doc_id, 0, 0, len(document.text), document.text, tokens=0)]
         return [chunk for chunk in self._chunker.split(document) if chunk.text.strip()]
 
-    def inputs(self, chunks: Sequence[Chunk]) -> list[tuple[bytes, str]]:
-        """The key of each chunk's embedding, and what the encoder reads for it."""
-        texts = [passage_input(chunk.context, chunk.text) for chunk in chunks]
-        return [(embedding_key(self.encoder.spec, text), text) for text in texts]
+    def keys(self, chunks: Sequence[Chunk]) -> list[bytes]:
+        """The key of each chunk's embedding."""
+        return [embedding_key(self.encoder.spec, _input(chunk)) for chunk in chunks]
 
-    def count(self, document: Document, chunks: Sequence[Chunk], *, sign: int) -> None:
-        """Add chunks to the statistics, or take them away; texts from no folder are never counted."""
-        if not is_folder(document.root):
-            return
-        encodings = self.encoder.tokenizer.encode_batch_fast(
-            [clean(one.text) for one in chunks], add_special_tokens=False
-        )
-        for encoding in encodings:
-            self.statistics.add(encoding.ids, sign=sign)
+    def encode(self, chunks: Sequence[Chunk]) -> Iterator[Encoded]:
+        """Encode chunks in order; the encoder gets a few at a time, or it would tokenise a huge document whole."""
+        for some in _some(chunks):
+            yield from self.encoder.encode([_input(chunk) for chunk in some])
+
+    def count(self, chunks: Sequence[Chunk], *, sign: int) -> None:
+        """Add chunks to the statistics, or take them away; those from no folder are never counted."""
+        for some in _some(chunks):
+            texts = [clean(chunk.text) for chunk in some]
+            for encoding in self.encoder.tokenizer.encode_batch_fast(texts, add_special_tokens=False):
+                self.statistics.add(encoding.ids, sign=sign)
+
+
+def _input(chunk: Chunk) -> str:
+    return passage_input(chunk.context, chunk.text)
+
+
+def _some(chunks: Sequence[Chunk]) -> Iterator[Sequence[Chunk]]:
+    return (chunks[first : first + _BATCH_TEXTS] for first in range(0, len(chunks), _BATCH_TEXTS))
 
 
 def is_folder(root: str) -> bool:
@@ -287,7 +303,11 @@ def _common_text() -> Iterator[Document]:
 
 
 def _lines(text: str, chunks: Sequence[Chunk]) -> list[int]:
-    """The line, from 1, of the first visible character of each chunk."""
-    ends = [match.end() for match in _LINE_END.finditer(text)]
-    firsts = (chunk.start + len(chunk.text) - len(chunk.text.lstrip()) for chunk in chunks)
-    return [1 + bisect_right(ends, first) for first in firsts]
+    """The line, from 1, of the first visible character of each chunk; chunks in order."""
+    lines, line, before = [], 1, 0
+    for chunk in chunks:
+        first = chunk.start + len(chunk.text) - len(chunk.text.lstrip())
+        line += sum(1 for _ in _LINE_END.finditer(text, before, first))
+        lines.append(line)
+        before = first
+    return lines

@@ -135,6 +135,7 @@ class ParsingPool:
                     results = self._threads.submit(self._parse_one, name, data).result()
                 else:
                     room.take(-_size(results))
+                del data, task  # or a large file stays in memory for as long as it is encoded
                 yield tag, results
         finally:
             for *_, task in ahead:

@@ -5,22 +5,27 @@ Knows a damaged store and how documents are indexed; never a file of the user's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from pathlib import Path
 
-from ingest.indexer import Indexer, Settings, Tally, batches
+from ingest.build import check_encoder
+from ingest.files import REST
+from ingest.indexer import Indexer, Settings, Tally, batches, is_folder
 from ingest.records import Place, Progress, Report
 from retrieval.analyze import Analyzer
 from retrieval.checks import derived_problems, stored_problems
 from retrieval.encoder import Encoder
+from retrieval.errors import IndexBusyError, RagError
 from retrieval.maintain import beside
-from retrieval.records import Document
+from retrieval.records import Document, Failure
 from retrieval.retriever import EVIDENCE_BLOB, codec_blob
 from retrieval.salvage import Salvage
 from retrieval.store import Store, Writer
 from retrieval.threads import one_blas_thread
-from retrieval.versions import switch
+from retrieval.versions import switch, versions
 
 _COMMIT_ROWS = 1000
 
@@ -30,6 +35,7 @@ class RepairReport:
     """What a repair found and did. `problems`: as `rag index verify` says them. `lost`: (root, source) to ingest again.
 
     `kept` documents, `embedded` texts that had to be encoded again. With `rewritten` only search files were damaged.
+    `again`: the folders and files to ingest, to have back what was lost.
     """
 
     problems: tuple[str, ...]
@@ -37,6 +43,7 @@ class RepairReport:
     kept: int = 0
     embedded: int = 0
     lost: tuple[Place, ...] = ()
+    again: tuple[str, ...] = ()
 
 
 def repair(
@@ -73,18 +80,24 @@ def _salvaged(  # noqa: PLR0917 - what it takes to index
     report: Report,
 ) -> RepairReport:
     tally = Tally()
+    source = store.folder
     with (
         Salvage(store.folder) as salvage,
-        beside(store, salvage.manifest, wait_seconds=settings.wait_seconds) as draft,
+        beside(store, salvage.manifest, wait_seconds=settings.wait_seconds, resume=False) as draft,
         one_blas_thread(),
         draft.writer(locked=True, analyzer=analyzer) as writer,
     ):
+        if versions(store.home).live != source:
+            raise IndexBusyError("another process has just replaced this index; run it again")
+        check_encoder(salvage.manifest, settings)
         settings = replace(settings, encoder=salvage.manifest.encoder, chunking=salvage.manifest.chunking)
         _take_over(salvage, writer, report)
         indexer = Indexer(
             draft, writer, settings, make_encoder, analyzer, report=report, tally=tally, stop=lambda: False
         )
-        kept = 0
+        kept, generation = 0, 0
+        with suppress(RagError):
+            generation = store.generation
 
         def documents() -> Iterator[Document]:
             nonlocal kept
@@ -95,10 +108,20 @@ def _salvaged(  # noqa: PLR0917 - what it takes to index
 
         for batch in batches(documents()):
             indexer.add(batch, sample=lambda: iter(batch), encoded=lambda _: None)  # noqa: B023 - used at once
-        roots = sorted({*salvage.roots(), *(root for root, _ in salvage.lost if root)})
-        indexer.publish(failures=salvage.failures(), roots=roots, after=salvage.generation)
-        switch(store.home, draft.folder)
-    return RepairReport(problems, kept=kept, embedded=tally.embedded, lost=tuple(salvage.lost))
+        roots, failures = salvage.roots(), [*salvage.failures(), *_missing_parts(salvage.lost)]
+        indexer.publish(failures=failures, roots=roots, after=max(salvage.generation, generation))
+        switch(store.home, draft.folder, previous=source)
+    again = {root if root in roots else f"{root}/{name}" for root, name in salvage.lost if is_folder(root) and name}
+    return RepairReport(
+        problems, kept=kept, embedded=tally.embedded, lost=tuple(salvage.lost), again=tuple(sorted(again))
+    )
+
+
+def _missing_parts(lost: Sequence[Place]) -> Iterator[Failure]:
+    """Of a file of several documents that lost one, the next run must know that it has not all of it."""
+    for root, source in lost:
+        for above in accumulate(source.split("/")[:-1], "{}/{}".format):
+            yield Failure(root, f"{above}/{REST}", "lost from a damaged index", "run: rag ingest")
 
 
 def _take_over(salvage: Salvage, writer: Writer, report: Report) -> None:

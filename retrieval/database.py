@@ -14,7 +14,7 @@ import time
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from itertools import chain, groupby
 from pathlib import Path
@@ -272,8 +272,11 @@ def _sum_up(connection: sqlite3.Connection) -> None:
         "INSERT INTO embedding_sums SELECT id, crc32(vector),"
         " (SELECT crc32(codes) FROM token_codes WHERE embedding = id) FROM embeddings"
     )
+    encoder = load_manifest(connection).encoder
     for (document,) in connection.execute("SELECT id FROM documents").fetchall():
-        sums = document_sums(connection, document)
+        sums: tuple[bytes, ...] = b"", b"", b""  # of one that was damaged before there were any: never right
+        if is_as_embedded(connection, document, encoder):
+            sums = document_sums(connection, document)
         connection.execute("INSERT INTO document_sums VALUES (?, ?, ?, ?)", (document, *sums))
     for name, data in connection.execute("SELECT name, data FROM blobs").fetchall():
         save_setting(connection, blob_sum(name), digest([data]).hex())
@@ -418,6 +421,35 @@ def document_sums(connection: sqlite3.Connection, document: int) -> tuple[bytes,
     sql = f"SELECT {', '.join(CHUNK_COLUMNS)} FROM chunks WHERE document = ? ORDER BY ordinal"  # noqa: S608
     chunks = digest(chain.from_iterable(connection.execute(sql, (document,))))
     return digest(row[column] for column in HEAD_COLUMNS), digest(row), chunks
+
+
+def is_as_embedded(connection: sqlite3.Connection, document: int, encoder: EncoderSpec) -> bool:
+    """Whether every chunk of a document is the text that its embedding was made from."""
+    (text,) = connection.execute("SELECT text FROM documents WHERE id = ?", (document,)).fetchone()
+    chunks = connection.execute(
+        "SELECT start_byte, end_byte, context, key FROM chunks JOIN embeddings ON embeddings.id = embedding"
+        " WHERE document = ?",
+        (document,),
+    )
+    try:
+        return all(
+            embedding_key(encoder, passage_input(unpack(context), unpack(text[start:end]))) == key
+            for start, end, context, key in chunks
+        )
+    except (ValueError, TypeError, AttributeError):
+        return False
+
+
+def embedding_key(encoder: EncoderSpec, text: str) -> bytes:
+    """The content address of an embedding, 32 bytes: a digest of the encoder and of the exact passage it is given."""
+    return hashlib.sha256(_fingerprint(encoder) + pack(text)).digest()
+
+
+@lru_cache(maxsize=8)
+def _fingerprint(encoder: EncoderSpec) -> bytes:
+    """What a passage vector depends on: not the question's prefix, nor how much the encoder could read."""
+    passage_side = replace(encoder, query_prefix="", max_tokens=0)
+    return hashlib.sha256(json.dumps(asdict(passage_side), sort_keys=True).encode()).digest()
 
 
 def digest(values: Iterable[bytes | int | None]) -> bytes:

@@ -489,7 +489,7 @@ def refresh(store: Store, dense: DenseIndex) -> bool:
     """Bring an index to the store's current state; cheap when it is there already. Returns whether anything changed."""
     with store.snapshot():
         generation = store.generation
-        if dense.generation == generation:
+        if dense.generation == generation and dense.folder == store.folder:
             return False
         if dense.folder != store.folder:  # another version of the index: its ids stand for other vectors
             dense.take_over(_load_recorded(store))

@@ -54,9 +54,11 @@ def accounts(store: Store, encoder: Encoder) -> Iterator[Account]:
     """The account of every document, by root and source."""
     special = encoder.tokenizer.num_special_tokens_to_add(is_pair=False)
     for row in store.documents():
-        document = store.document(row.doc_id)
-        if document is not None:  # else it was deleted meanwhile
-            yield _account(document, store, encoder, special)
+        with store.snapshot():
+            document = store.document(row.doc_id)
+            account = _account(document, store, encoder, special) if document else None
+        if account is not None:  # else it was deleted meanwhile
+            yield account
 
 
 def _account(document: Document, store: Store, encoder: Encoder, special: int) -> Account:

@@ -104,6 +104,7 @@ class LexicalIndex:
     def __init__(self, analyzer: TermAnalyzer) -> None:
         self._analyzer = analyzer
         self._view = _View(-1, None, _searcher(_new_index()))
+        self._place: Path | None = None
         self._checked: tuple[Path | None, Mapping[str, tuple[int, str]]] = (None, {})  # of which version of the index
 
     @property
@@ -162,7 +163,7 @@ class LexicalIndex:
         """
         with store.snapshot():
             generation = store.generation
-            if generation == self.generation:
+            if generation == self.generation and store.folder == self._place:
                 return False
             record = store.artefact(LEXICAL)
             try:
@@ -175,7 +176,7 @@ class LexicalIndex:
                 )
                 notice = f"lexical index built in memory: {file}; rag index repair writes it anew"
                 view = _in_memory(store, self._analyzer, notice)
-            self._view = view
+            self._view, self._place = view, store.folder
         return True
 
     def _recorded(self, store: Store, record: Artefact | None, generation: int) -> _View:

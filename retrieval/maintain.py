@@ -11,18 +11,20 @@ import io
 import json
 import os
 import sqlite3
+import stat
 import tarfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO, TYPE_CHECKING
 
 from retrieval.checks import stored_problems
 from retrieval.database import DATABASE, check_format, connect_for_writing, explained, write_lock
 from retrieval.errors import IndexCorruptError, IndexMissingError, RagError
 from retrieval.store import Store
-from retrieval.versions import draft_of, drop, switch, tidy, versions
+from retrieval.versions import draft_of, drop, switch, sync_folder, tidy, versions
 
 if TYPE_CHECKING:
     from retrieval.lexical import Progress, TermAnalyzer
@@ -46,14 +48,14 @@ class BackupFacts:
 
 
 @contextmanager
-def beside(live: Store, manifest: IndexManifest, *, wait_seconds: float) -> Iterator[Store]:
+def beside(live: Store, manifest: IndexManifest, *, wait_seconds: float, resume: bool = True) -> Iterator[Store]:
     """A version beside the live one, which nobody reads until `switch` names it. Holds the writer lock meanwhile.
 
-    What a killed run under the same manifest has left goes on: its embeddings are not made again.
+    What a killed run under the same manifest has left goes on (`resume`): its embeddings are not made again.
     """
     with write_lock(live.home, wait_seconds):
         folder = draft_of(live.home)
-        if not _goes_on(live.home, folder, manifest):
+        if not (resume and _goes_on(live.home, folder, manifest)):
             drop(folder)
             Store.make(folder, manifest)
         with Store(live.home, version=folder) as draft:
@@ -66,16 +68,24 @@ def compact(store: Store, analyzer: TermAnalyzer, *, wait_seconds: float, progre
     Raises IndexCorruptError, and changes nothing, where the index is not sound.
     """
     with write_lock(store.home, wait_seconds):
+        if problems := stored_problems(store):
+            raise IndexCorruptError(
+                f"nothing was changed, for the index is damaged: {_first(problems)}; run: rag index repair"
+            )
         with store.writer(locked=True) as writer:
             writer.sweep()
         draft = _empty_draft(store.home)
-        with explained(store.folder), closing(connect_for_writing(store.folder)) as connection:
-            connection.execute("VACUUM INTO ?", (str(draft / DATABASE),))
+        try:
+            with explained(store.folder), closing(connect_for_writing(store.folder)) as connection:
+                connection.execute("VACUUM INTO ?", (str(draft / DATABASE),))
+        except BaseException:
+            drop(draft)
+            raise
         if problems := _complete(store.home, draft, analyzer, after=store.generation, progress=progress):
             raise IndexCorruptError(
                 f"nothing was changed, for the index is damaged: {_first(problems)}; run: rag index repair"
             )
-        switch(store.home, draft, keep_previous=False)
+        switch(store.home, draft, previous=None)
 
 
 def backup(store: Store, path: Path, *, created_at: str, replace: bool = False) -> BackupFacts:
@@ -89,28 +99,23 @@ def backup(store: Store, path: Path, *, created_at: str, replace: bool = False) 
         raise IndexCorruptError(
             f"nothing was written, for the index is damaged: {_first(problems)}; run: rag index repair"
         )
-    database, draft = path.with_name(f"{path.name}.sqlite.tmp"), path.with_name(f"{path.name}.tmp")
-    try:
-        with _said(path):
-            database.unlink(missing_ok=True)
-            database.open("wb").close()  # SQLite would not say why it cannot
-            with explained(store.folder), closing(sqlite3.connect(database, isolation_level=None)) as copy:
-                store.copy_to(copy)
-                copy.execute("PRAGMA journal_mode = DELETE").fetchall()
-            with closing(sqlite3.connect(database)) as copy:
-                facts = _facts(copy, database, created_at)
-            with draft.open("wb") as file:
-                with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
-                    data = _dump(facts)
-                    archive.addfile(_member(_FACTS, len(data)), io.BytesIO(data))
-                    with database.open("rb") as source:
-                        archive.addfile(_member(DATABASE, facts.bytes), source)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(path)
-    finally:
-        database.unlink(missing_ok=True)
-        draft.unlink(missing_ok=True)
+    with _said(path), TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as place:  # for nobody else's eyes
+        database, draft = Path(place, DATABASE), Path(place, "backup")
+        with explained(store.folder), closing(sqlite3.connect(database, isolation_level=None)) as copy:
+            store.copy_to(copy)
+            copy.execute("PRAGMA journal_mode = DELETE").fetchall()
+        with closing(sqlite3.connect(database)) as copy:
+            facts = _facts(copy, database, created_at)
+        with open(draft, "wb", opener=_for_its_owner) as file:
+            with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
+                data = _dump(facts)
+                archive.addfile(_member(_FACTS, len(data)), io.BytesIO(data))
+                with database.open("rb") as source:
+                    archive.addfile(_member(DATABASE, facts.bytes), source)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+        sync_folder(path.parent)
     return facts
 
 
@@ -125,41 +130,50 @@ def restore(
     with _said(path), path.open("rb") as file:
         _folder_for(home)
         with write_lock(home, wait_seconds):
+            known = versions(home)
+            earlier = next(
+                (each for each in (known.live, known.previous) if each and (each / DATABASE).is_file()), None
+            )
             draft = _empty_draft(home)
             try:
                 facts = _unpack(file, path, draft)
                 with explained(draft), closing(connect_for_writing(draft)) as connection:
                     check_format(draft, connection)
-                    connection.execute("PRAGMA journal_mode = WAL").fetchall()
             except BaseException:
                 drop(draft)
                 raise
             if problems := _complete(home, draft, analyzer, after=_generation(home), progress=progress):
                 raise IndexCorruptError(f"nothing was changed, for '{path}' is damaged: {_first(problems)}")
-            switch(home, draft, keep_previous=Store.exists(home))
+            switch(home, draft, previous=earlier)
     return facts
 
 
 def restore_previous(home: Path, analyzer: TermAnalyzer, *, wait_seconds: float) -> None:
     """Make the version live again that was live before the last switch; the present one becomes the previous."""
-    if not Store.exists(home):
+    if not home.is_dir() or (versions(home).previous is None and not Store.exists(home)):
         raise IndexMissingError(
             f"there is no index in '{home}'; run: rag ingest PATH, or name a file that rag index backup wrote"
         )
     with write_lock(home, wait_seconds):
-        previous = versions(home).previous
+        known = versions(home)
+        previous = known.previous
         if previous is None or not (previous / DATABASE).is_file():
             raise RagError("there is no earlier version of this index; name a file that rag index backup wrote")
         with Store(home, version=previous) as store, store.writer(locked=True, analyzer=analyzer) as writer:
             writer.publish(roots=(), after=_generation(home))
-        switch(home, None)
+        switch(home, previous, previous=known.live if (known.live / DATABASE).is_file() else None)
 
 
 def _goes_on(home: Path, folder: Path, manifest: IndexManifest) -> bool:
     """Whether there is a draft that was made as the manifest says."""
     with suppress(RagError), Store(home, version=folder) as draft:
         found = draft.manifest
-        return (found.encoder, found.chunking) == (manifest.encoder, manifest.chunking)
+        # One that was published holds documents, which may have been deleted from the live index since.
+        return (
+            not folder.is_symlink()
+            and draft.generation == 0
+            and (found.encoder, found.chunking) == (manifest.encoder, manifest.chunking)
+        )
     return False
 
 
@@ -167,12 +181,15 @@ def _empty_draft(home: Path) -> Path:
     tidy(home)
     draft = draft_of(home)
     draft.mkdir(mode=0o700)
+    draft.chmod(stat.S_IMODE(home.stat().st_mode))  # whoever may read the index may read this version of it
     return draft
 
 
 def _complete(home: Path, draft: Path, analyzer: TermAnalyzer, *, after: int, progress: Progress | None) -> list[str]:
     """Write the search files of a database and check the whole: what is wrong with it. Drops it then, and on errors."""
     try:
+        with explained(draft), closing(connect_for_writing(draft)) as connection:
+            connection.execute("PRAGMA journal_mode = WAL").fetchall()  # a copy does not keep it
         with Store(home, version=draft) as store:
             with store.writer(locked=True, analyzer=analyzer) as writer:
                 writer.publish(roots=(), rewrite_dense=True, rewrite_lexical=True, after=after, progress=progress)
@@ -222,6 +239,10 @@ def _facts(copy: sqlite3.Connection, database: Path, created_at: str) -> BackupF
     )
 
 
+def _for_its_owner(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
 def _dump(facts: BackupFacts) -> bytes:
     fields = json.dumps(asdict(facts))
     return json.dumps({"facts": fields, "sha256": hashlib.sha256(fields.encode()).hexdigest()}).encode()
@@ -252,7 +273,13 @@ def _unpack(file: IO[bytes], path: Path, draft: Path) -> BackupFacts:
             packed = archive.extractfile(first)
             facts = _load(packed.read() if packed else b"")
             second = archive.next()
-            if second is None or second.name != DATABASE or not second.isreg() or second.size != facts.bytes:
+            if (
+                second is None
+                or second.name != DATABASE
+                or not second.isreg()
+                or second.issparse()
+                or second.size != facts.bytes
+            ):
                 raise other
             source = archive.extractfile(second)
             digest = hashlib.sha256()

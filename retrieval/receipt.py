@@ -109,7 +109,10 @@ class Traces:
         own = [term for term in self.terms if not len(lexical.search({term: 1.0}, 1)[1])]
         files, size, left_in = 0, 0, {}
         for path in _files(store.home):
-            number, read = _pieces_in(path, self.pieces)
+            try:
+                number, read = _pieces_in(path, self.pieces)
+            except FileNotFoundError:  # another process has dropped it
+                continue
             files, size = files + 1, size + read
             if number:
                 left_in[path.relative_to(store.home).as_posix()] = number

@@ -344,7 +344,8 @@ class Retriever:
 
     def _follow(self, *, build: bool) -> None:
         """Take over what another process has published since the last look."""
-        if self._store.generation == self._dense.generation == self._lexical.generation:
+        same = self._store.generation == self._dense.generation == self._lexical.generation
+        if same and self._dense.folder == self._store.folder:
             return
         built_with, spec = self._store.manifest.encoder, self._encoder.spec
         if built_with != spec:

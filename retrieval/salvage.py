@@ -26,15 +26,15 @@ from retrieval.database import (
     digest,
     explained,
     first_blob,
+    is_as_embedded,
     is_unit,
     load_manifest,
     load_setting,
     unpack,
 )
-from retrieval.encoder import passage_input
 from retrieval.errors import RagError
 from retrieval.records import Document, Failure, IndexManifest
-from retrieval.store import document_of, embedding_key
+from retrieval.store import document_of
 
 _PLACES = "SELECT id, root, source FROM documents INDEXED BY documents_places WHERE generation IS NOT NULL"
 _PUBLISHED = "SELECT id, '', '' FROM documents INDEXED BY documents_published WHERE generation IS NOT NULL"
@@ -98,7 +98,7 @@ class Salvage:
         """The embeddings that are sound."""
         last = 0
         with suppress(*_UNREADABLE):
-            last = int(self._one("SELECT seq FROM sqlite_sequence WHERE name = 'embeddings'"))
+            last = int(self._one("SELECT max(id) FROM embeddings"))
         for each in range(1, last + 1):
             with suppress(*_UNREADABLE):
                 found = self._embedding(each)
@@ -145,19 +145,8 @@ class Salvage:
             wanted = self._one("SELECT row FROM document_sums WHERE document = ?", row)
             sound = wanted == digest(found[column] for column in DOCUMENT_COLUMNS)
         else:
-            sound = self._is_as_embedded(row, found["text"])
+            sound = is_as_embedded(self._connection, row, self.manifest.encoder)
         return document_of(found) if sound else None
-
-    def _is_as_embedded(self, row: int, text: bytes) -> bool:
-        sql = (
-            "SELECT start_byte, end_byte, context, key FROM chunks JOIN embeddings ON embeddings.id = embedding"
-            " WHERE document = ?"
-        )
-        encoder = self.manifest.encoder
-        return all(
-            embedding_key(encoder, passage_input(unpack(context), unpack(text[start:end]))) == key
-            for start, end, context, key in self._connection.execute(sql, (row,))
-        )
 
     def _embedding(self, each: int) -> SoundEmbedding | None:
         row = self._connection.execute("SELECT key, vector FROM embeddings WHERE id = ?", (each,)).fetchone()

@@ -13,7 +13,6 @@ documents are decoded, 0.15 ms with a copy of the text in each chunk).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shlex
 import sqlite3
@@ -21,8 +20,8 @@ import threading
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass, replace
-from functools import lru_cache, wraps
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 
@@ -49,6 +48,7 @@ from retrieval.database import (
     decoded,
     digest,
     document_sums,
+    embedding_key,
     explained,
     first_blob,
     live_embeddings,
@@ -199,11 +199,6 @@ class Counts:
     artefact_bytes: Mapping[str, int]
 
 
-def embedding_key(encoder: EncoderSpec, text: str) -> bytes:
-    """The content address of an embedding, 32 bytes: a digest of the encoder and of the exact passage it is given."""
-    return hashlib.sha256(_fingerprint(encoder) + pack(text)).digest()
-
-
 def _reads(method: Callable[Concatenate[Store, P], R]) -> Callable[Concatenate[Store, P], R]:
     """What a method finds that cannot be decoded is damage, and is called so."""
 
@@ -232,21 +227,35 @@ class Store:
         self._open()
 
     def _open(self) -> None:
-        self._stamp = stamp(self.home)
-        self.folder = self._version or versions(self.home).live
-        self._encoder_spec: EncoderSpec | None = None
-        self._connection, immutable = connect_for_reading(self.folder)
+        """Nothing of the store changes where this fails."""
+        seen = stamp(self.home)
+        folder = self._version or versions(self.home).live
         try:
-            self._format = check_format(self.folder, self._connection)
-            self._immutable = (self.folder / DATABASE).stat().st_mtime_ns if immutable else None
+            connection, immutable = connect_for_reading(folder)
+        except RagError:
+            if stamp(self.home) == seen:
+                raise
+            self._open()  # the version was dropped just now, for there is another
+            return
+        try:
+            self._format = check_format(folder, connection)
+            self._immutable = (folder / DATABASE).stat().st_mtime_ns if immutable else None
         except BaseException:
-            self._connection.close()
+            connection.close()
             raise
+        self.folder, self._connection, self._stamp = folder, connection, seen
+        self._encoder_spec: EncoderSpec | None = None
 
     @staticmethod
     def exists(home: Path) -> bool:
-        """Whether there is an index in a folder. Raises IndexCorruptError where that cannot be told."""
-        return (versions(home).live / DATABASE).is_file()
+        """Whether there is an index in a folder. Raises IndexCorruptError where its live version is gone."""
+        known = versions(home)
+        if not (known.live / DATABASE).is_file() and (known.live != home or known.previous):
+            raise IndexCorruptError(
+                f"the live version of the index in '{home}' is gone; run: rag index restore, for an earlier one, or rag"
+                " index restore FILE"
+            )
+        return (known.live / DATABASE).is_file()
 
     @classmethod
     def create(cls, folder: Path, manifest: IndexManifest) -> Store:
@@ -620,8 +629,9 @@ class Store:
         if self._immutable is not None:
             modified = modified or (self.folder / DATABASE).stat().st_mtime_ns != self._immutable
         if modified:
-            self._connection.close()
+            before = self._connection
             self._open()
+            before.close()
 
     @_reads
     def _encoder(self) -> EncoderSpec:
@@ -729,10 +739,3 @@ def _plain(value: object, kind: type) -> Any:
     if not isinstance(value, kind):
         raise TypeError(f"found {type(value).__name__} in place of {kind.__name__}")
     return unpack(value) if isinstance(value, bytes) else value
-
-
-@lru_cache(maxsize=8)
-def _fingerprint(encoder: EncoderSpec) -> bytes:
-    """What a passage vector depends on: not the question's prefix, nor how much the encoder could read."""
-    passage_side = replace(encoder, query_prefix="", max_tokens=0)
-    return hashlib.sha256(json.dumps(asdict(passage_side), sort_keys=True).encode()).digest()

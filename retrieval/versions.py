@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import stat
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
@@ -83,27 +84,20 @@ def draft_of(home: Path) -> Path:
     return home / f"version-{max(taken, default=1) + 1:06d}"
 
 
-def switch(home: Path, draft: Path | None, *, keep_previous: bool = True) -> None:
-    """Make a complete draft the live version, or with None the previous one. The caller holds the writer lock.
+def switch(home: Path, live: Path, *, previous: Path | None) -> None:
+    """Make a complete version the live one, and say which can be had back. The caller holds the writer lock.
 
-    Versions other than the live and the previous one are dropped, and with `keep_previous=False` that too.
+    Every other version is dropped.
     """
-    before = versions(home)
-    live = draft or before.previous
-    if live is None:
-        raise ValueError("there is no version to switch to")
-    _name(home, live, before.live)
-    if not keep_previous:
-        _name(home, live, None)
-    tidy(home)
+    _name(home, live, previous)
+    with suppress(OSError):  # the switch is made; what is left over goes with the next
+        tidy(home)
 
 
-def tidy(home: Path, *, keep_draft: bool = False) -> None:
+def tidy(home: Path) -> None:
     """Drop every version that is neither live nor the previous one."""
     known = versions(home)
     kept = {each for each in (known.live, known.previous) if each}
-    if keep_draft:
-        kept.add(draft_of(home))
     for folder in home.iterdir():
         if _NAME.fullmatch(folder.name) and folder not in kept:
             drop(folder)

@@ -285,9 +285,8 @@ def _print_repair(report: RepairReport, console: Console) -> None:
         )
     for root, source in report.lost:
         complain("lost", f"{root}/{source}" if source else "a document whose name cannot be read")
-    roots = sorted({root for root, _ in report.lost if root})
     if report.lost:
-        where = shlex.join(roots) if roots else "with the folders it was made from"
+        where = shlex.join(report.again) if report.again else "with the folders it was made from"
         note(f"to read what was lost from its files again, run: rag ingest {where}")
 
 

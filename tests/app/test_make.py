@@ -167,8 +167,8 @@ def test_without_a_question_there_is_a_usage_line_and_no_work(project, target, g
 def test_help_is_the_default_and_names_every_target(project):
     shown = project.make().stdout
     targets = [
-        "help", "setup", "ask", "search", "index", "test", "stress", "bench", "bench-retrieval", "bench-reader", "fmt",
-        "check", "doctor", "clean",
+        "help", "setup", "ask", "search", "index", "test", "coverage", "stress", "bench", "bench-retrieval",
+        "bench-reader", "fmt", "check", "doctor", "clean",
     ]  # fmt: skip
     assert re.findall(r"^  ([a-z-]+) +\w", shown, re.MULTILINE) == targets
     for target in targets:
@@ -191,7 +191,7 @@ def test_clean_keeps_the_environment_and_the_documents(project):
 
 def test_make_test_is_the_whole_suite_and_ci_runs_exactly_that(project):
     assert project.make("test").returncode == 0
-    assert project.calls() == [["-m", "pytest", "--cov", "--cov-report=term"]]
+    assert project.calls() == [["-m", "pytest"]]
     assert (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()[-1] == "exec make test"
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
 

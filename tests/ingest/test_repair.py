@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 import sqlite3
+import zipfile
 from contextlib import closing
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from doubles import HashEncoder, open_retriever
 
@@ -14,8 +16,8 @@ from ingest.build import ingest
 from ingest.indexer import Settings
 from ingest.repair import repair
 from retrieval.analyze import Analyzer
-from retrieval.errors import RagError
-from retrieval.maintain import restore_previous
+from retrieval.errors import IndexMismatchError, RagError
+from retrieval.maintain import beside, restore_previous
 from retrieval.records import ChunkingSpec
 from retrieval.store import DATABASE, Store
 
@@ -139,6 +141,59 @@ def test_a_document_that_is_damaged_is_named_and_the_next_ingest_reads_it_again(
     assert report.added == ("f3.txt",)
     assert report.unchanged == 7
     assert contents(folder) == before
+
+
+def test_a_lost_member_of_an_archive_is_read_again(folder):
+    with zipfile.ZipFile(folder.parent / "docs" / "box.zip", "w") as box:
+        for name in ("one", "two"):
+            box.writestr(f"{name}.txt", f"{name} amber basalt in a box")
+    ingest_all(folder.parent)
+    before = contents(folder)
+    damage(folder, "UPDATE documents SET text = CAST('x' AS BLOB) WHERE source = CAST('box.zip/one.txt' AS BLOB)")
+    assert [source for _, source in mend(folder).lost] == ["box.zip/one.txt"]
+    ingest_all(folder.parent)
+    assert contents(folder)[:4] == before[:4]
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_file_that_was_named_alone_is_to_be_named_again(tmp_path):
+    other = tmp_path / "other"
+    ingest(
+        [tmp_path / "docs" / "f1.txt"],
+        folder=other,
+        settings=SETTINGS,
+        make_encoder=lambda: ENCODER,
+        analyzer=ANALYZER,
+        report=lambda _: None,
+    )
+    damage(other, "UPDATE documents SET text = CAST('x' AS BLOB)")
+    found = mend(other)
+    assert found.again == (str(tmp_path / "docs" / "f1.txt"),)
+    with Store.open(other) as store:
+        assert store.roots() == []
+
+
+def test_another_encoder_than_the_index_has_is_refused(folder):
+    damage(folder, "DELETE FROM token_codes WHERE embedding = 1")
+    other = HashEncoder(name="another")
+    with pytest.raises(IndexMismatchError):
+        repair(folder, settings=replace(SETTINGS, encoder=other.spec), make_encoder=lambda: other, analyzer=ANALYZER)
+    assert mend(folder).kept == 8
+
+
+def test_what_a_killed_rebuild_has_left_does_not_get_into_a_repair(folder):
+    with Store.open(folder) as store:
+        before = {each: codes.tobytes() for each, codes in store.token_codes(store.live_embeddings()).items()}
+        with beside(store, store.manifest, wait_seconds=0.0) as draft, draft.writer(locked=True) as writer:
+            (key,) = store.rows("SELECT key FROM embeddings WHERE id = 1")[0]
+            writer.add_embeddings([key], store.vectors(np.array([1]))[1], [np.zeros((3, 16), np.uint8)])
+            writer.commit_batch()
+    damage(folder, "UPDATE blobs SET data = zeroblob(9) WHERE name = 'statistics'")
+    assert mend(folder).kept == 8
+    with Store.open(folder) as store:
+        assert sorted(codes.tobytes() for codes in store.token_codes(store.live_embeddings()).values()) == sorted(
+            before.values()
+        )
 
 
 def test_the_damaged_version_can_be_had_back(folder):

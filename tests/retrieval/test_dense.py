@@ -721,7 +721,7 @@ def test_another_encoder_replaces_the_vectors(store):
         with draft.writer(locked=True) as writer:
             stage_text(writer, "a", "one", encoder=other)
             writer.publish(roots=[], after=store.generation)
-        switch(store.home, draft.folder)
+        switch(store.home, draft.folder, previous=store.folder)
     refresh(store, dense)
     for index in (dense, open_dense(store)):
         assert index.dimension == 8

@@ -23,7 +23,7 @@ from retrieval.dense import open_dense
 from retrieval.errors import IndexBusyError, IndexCorruptError, IndexMissingError, RagError
 from retrieval.maintain import backup, beside, compact, restore, restore_previous
 from retrieval.store import DATABASE, Store
-from retrieval.versions import POINTER, draft_of, switch, versions
+from retrieval.versions import POINTER, draft_of, drop, switch, versions
 
 ENCODER = HashEncoder()
 ANALYZER = Analyzer()
@@ -55,7 +55,7 @@ def replace_beside(store, texts):
             for doc_id, text in texts.items():
                 stage_text(writer, doc_id, text)
             writer.publish(roots=["/docs"], after=store.generation)
-        switch(store.home, draft.folder)
+        switch(store.home, draft.folder, previous=store.folder)
 
 
 # ---- beside ----------------------------------------------------------------------------------------------------------
@@ -161,6 +161,39 @@ def test_a_pointer_leads_through_no_link(store, tmp_path):
         Store.open(store.home)
 
 
+def test_a_draft_that_was_published_is_not_gone_on_with(store):
+    """It may hold what was deleted from the live index since."""
+    with beside(store, store.manifest, wait_seconds=0.0) as draft, draft.writer(locked=True) as writer:
+        stage_text(writer, "c", "blue fish swim")
+        writer.publish(roots=[])
+    with beside(store, store.manifest, wait_seconds=0.0) as draft:
+        assert texts_of(draft) == {}
+
+
+def test_where_the_live_version_is_gone_the_earlier_one_is_kept_and_can_be_had_back(store):
+    old = texts_of(store)
+    replace_beside(store, {"c": "blue fish swim"})
+    live = versions(store.home).live
+    store.close()
+    for path in live.iterdir():
+        drop(path)
+    with pytest.raises(IndexCorruptError, match=r"the live version of the index .* is gone; run: rag index restore"):
+        Store.ensure(store.home, manifest_of(ENCODER), wait_seconds=0.0)
+    restore_previous(store.home, ANALYZER, wait_seconds=0.0)
+    with Store.open(store.home) as again:
+        assert texts_of(again) == old
+        assert again.verify() == []
+
+
+def test_a_store_survives_a_look_at_a_bad_moment(store):
+    pointer = store.home / POINTER
+    pointer.write_text("half")
+    with pytest.raises(IndexCorruptError):
+        store.documents()
+    pointer.unlink()
+    assert set(texts_of(store)) == {"a", "b"}
+
+
 # ---- compact ---------------------------------------------------------------------------------------------------------
 
 
@@ -179,6 +212,15 @@ def test_after_compact_no_byte_of_what_was_deleted_is_left_in_the_folder(store):
     assert store.verify() == []
     assert hit_ids(open_retriever(store, ENCODER).search("fish", k=1)) == ["c"]
     assert versions(store.home).previous is None
+
+
+def test_after_compact_readers_and_a_writer_go_on_side_by_side(store):
+    compact(store, ANALYZER, wait_seconds=0.0)
+    with Store.open(store.home) as reader, reader.snapshot():
+        assert set(texts_of(reader)) == {"a", "b"}
+        publish_texts(store, {"c": "blue fish swim"})
+        assert set(texts_of(reader)) == {"a", "b"}
+    assert set(texts_of(store)) == {"a", "b", "c"}
 
 
 def test_compact_drops_what_killed_runs_have_left(store):

@@ -154,7 +154,7 @@ def test_an_index_built_anew_with_another_encoder_is_refused_and_stays_so(tmp_pa
         with beside(store, replace(store.manifest, encoder=other), wait_seconds=0.0) as draft:
             with draft.writer(locked=True) as writer:
                 writer.publish(roots=["/docs"], after=store.generation)
-            switch(folder, draft.folder)
+            switch(folder, draft.folder, previous=store.folder)
         for _ in range(2):
             with pytest.raises(IndexMismatchError, match=r"'another' .* while 'hashed-words' .* start again"):
                 retriever.search("cats", k=1)

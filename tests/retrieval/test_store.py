@@ -659,6 +659,20 @@ def test_an_index_of_format_3_gets_checksums_with_the_first_writer(store):
         assert reader.verify() == ["the stored 'numbers' is not what was stored"]
 
 
+def test_a_migration_does_not_bless_what_is_damaged(store):
+    publish_texts(store, {"a": "one", "b": "two"})
+    old_format(store, 3)
+    with raw(store) as connection:
+        connection.execute("UPDATE documents SET text = CAST('onf' AS BLOB) WHERE doc_id = CAST('a' AS BLOB)")
+    with Store.open(store.folder) as reader:
+        with reader.writer():
+            pass
+        assert any("'a.txt'" in problem for problem in reader.verify())
+        with pytest.raises(IndexCorruptError):
+            reader.document("a")
+        assert reader.document("b").text == "two"
+
+
 def test_a_document_is_found_by_its_place_without_a_look_at_the_others(store):
     with store.writer() as writer:
         for doc_id, root in (("a", "/r"), ("b", "/r"), ("c", "/"), ("d\udc80", "langchain")):
