@@ -667,8 +667,9 @@ def test_time_during_which_the_program_was_suspended_does_not_count():
 
 
 PARENT = """
-import sys, time
+import signal, sys, time
 from ingest.isolate import Limits, ParsingPool
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background of a shell ignores it
 def files():
     yield 1, "text.x", b""
     yield 2, sys.argv[1] + ".x", b""
