@@ -153,7 +153,7 @@ ATTEMPTS = {
     "library": "__import__('httpx').get('http://192.0.2.1')",
     "thread": "thread = threading.Thread(target=socket.socket); thread.start(); thread.join(); 1 / 0",
     "child": "subprocess.run([sys.executable, '-c', 'import socket; socket.socket()'], check=True)",
-    "orphan": "subprocess.Popen(['sh', '-c', f'sleep 1; {sys.executable} -c \"import socket; socket.socket()\"']); 1/0",
+    "orphan": "subprocess.Popen([sys.executable, '-c', 'import socket, time; time.sleep(1); socket.socket()']); 1 / 0",
 }
 
 
