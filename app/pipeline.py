@@ -315,9 +315,10 @@ class Pipeline:
 
     def compact(self, report: Report) -> None:
         """Write the index anew without anything that was deleted, and drop its earlier version."""
+        from ingest.indexer import words_in
         from retrieval.maintain import compact
 
-        compact(self._open_store(), self._analyzer, wait_seconds=_WAIT_SECONDS, progress=_words(report))
+        compact(self._open_store(), self._analyzer, wait_seconds=_WAIT_SECONDS, progress=words_in(report))
 
     def backup(self, path: Path, *, replace: bool = False) -> BackupFacts:
         """Write the index to one file."""
@@ -327,12 +328,13 @@ class Pipeline:
 
     def restore(self, path: Path | None, report: Report) -> BackupFacts | None:
         """Make the index of a backup the live one; without a path, the version that was live before this one."""
+        from ingest.indexer import words_in
         from retrieval.maintain import restore, restore_previous
 
         if path is None:
             restore_previous(self._config.index, self._analyzer, wait_seconds=_WAIT_SECONDS)
             return None
-        return restore(self._config.index, path, self._analyzer, wait_seconds=_WAIT_SECONDS, progress=_words(report))
+        return restore(self._config.index, path, self._analyzer, wait_seconds=_WAIT_SECONDS, progress=words_in(report))
 
     def bytes_on_disk(self) -> int:
         """What the whole index folder takes, earlier versions included."""
@@ -628,12 +630,6 @@ def _with_total(timings: Mapping[str, float], started: float) -> dict[str, float
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _words(report: Report) -> Callable[[int, int], None]:
-    from ingest.records import Progress
-
-    return lambda done, total: report(Progress("indexing words", done, total, "chunks"))
 
 
 def _version(name: str) -> str | None:

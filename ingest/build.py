@@ -65,16 +65,14 @@ def ingest(
             live = stack.enter_context(Store.ensure(folder, settings.manifest(), wait_seconds=settings.wait_seconds))
             store = live
             if not rebuild:
-                check_encoder(live.manifest, settings)
-                check_chunking(live.manifest, settings)
+                _check(live.manifest, settings)
             else:
                 store = stack.enter_context(beside(live, settings.manifest(), wait_seconds=settings.wait_seconds))
             stack.enter_context(one_blas_thread())
             writer = stack.enter_context(
                 store.writer(wait_seconds=settings.wait_seconds, analyzer=analyzer, locked=rebuild)
             )
-            check_encoder(writer.manifest, settings)  # another process may have switched while this one waited
-            check_chunking(writer.manifest, settings)
+            _check(writer.manifest, settings)  # another process may have switched while this one waited
             pool = stack.enter_context(ParsingPool(workers=settings.parse_workers, limits=settings.parsing))
             files = Files(discovery, live, settings, tally, report, pool=pool, rebuild=rebuild)
             indexer = Indexer(store, writer, settings, make_encoder, analyzer, report=report, tally=tally, stop=stop)
@@ -125,8 +123,7 @@ def ingest_documents(
     """
     analyzer = analyzer or Analyzer()
     with Store.ensure(folder, settings.manifest(), wait_seconds=settings.wait_seconds) as store:
-        check_encoder(store.manifest, settings)
-        check_chunking(store.manifest, settings)
+        _check(store.manifest, settings)
         stored = store.hashes(root)
         gone = {doc_id for doc_id, _ in stored.values()} - {document.doc_id for document in documents}
         new = [one for one in documents if stored.get(one.source) != (one.doc_id, one.content_hash)]
@@ -136,18 +133,8 @@ def ingest_documents(
             one_blas_thread(),
             store.writer(wait_seconds=settings.wait_seconds, analyzer=analyzer) as writer,
         ):
-            check_encoder(writer.manifest, settings)
-            check_chunking(writer.manifest, settings)
-            indexer = Indexer(
-                store,
-                writer,
-                settings,
-                make_encoder,
-                analyzer,
-                report=report,
-                tally=Tally(),
-                stop=lambda: False,
-            )
+            _check(writer.manifest, settings)
+            indexer = Indexer(store, writer, settings, make_encoder, analyzer, report=report, tally=Tally())
             done = 0
             for batch in batches(new):
                 indexer.add(batch, sample=lambda: iter(sorted(new, key=_scattered)), encoded=lambda _: None)
@@ -185,16 +172,20 @@ def check_chunking(found: IndexManifest, settings: Settings) -> None:
         )
 
 
+def _check(found: IndexManifest, settings: Settings) -> None:
+    check_encoder(found, settings)
+    check_chunking(found, settings)
+
+
 def forget_documents(
     store: Store, doc_ids: Sequence[str], *, settings: Settings, encoder: Encoder, analyzer: Analyzer | None = None
 ) -> None:
     """Remove documents from the index and from its word statistics."""
-    check_encoder(store.manifest, settings)
-    settings = replace(settings, chunking=store.manifest.chunking)
     analyzer = analyzer or Analyzer()
     with store.writer(wait_seconds=settings.wait_seconds, analyzer=analyzer) as writer:
         check_encoder(writer.manifest, settings)
-        indexer = Indexer(store, writer, settings, lambda: encoder, analyzer, tally=Tally(), stop=lambda: False)
+        settings = replace(settings, chunking=writer.manifest.chunking)
+        indexer = Indexer(store, writer, settings, lambda: encoder, analyzer, tally=Tally())
         indexer.publish(removed=doc_ids)
 
 

@@ -82,7 +82,7 @@ class Indexer:
         *,
         report: Report = lambda _: None,
         tally: Tally,
-        stop: Callable[[], bool],
+        stop: Callable[[], bool] = lambda: False,
     ) -> None:
         self._store, self._writer, self._settings = store, writer, settings
         self._make_encoder, self._analyzer, self._report = make_encoder, analyzer, report
@@ -162,7 +162,10 @@ class Indexer:
 
     def _report_words(self, done: int, total: int) -> None:
         """When the last word is in, there are still files to be made safe on disk."""
-        self._report(Progress("indexing words", done, total, "chunks") if done < total else _SAVING)
+        if done < total:
+            words_in(self._report)(done, total)
+        else:
+            self._report(_SAVING)
 
     def _load(self, sample: Callable[[], Iterator[Document]]) -> _Tools:
         encoder = self._make_encoder()
@@ -268,6 +271,11 @@ def _input(chunk: Chunk) -> str:
 
 def _some(chunks: Sequence[Chunk]) -> Iterator[Sequence[Chunk]]:
     return (chunks[first : first + _BATCH_TEXTS] for first in range(0, len(chunks), _BATCH_TEXTS))
+
+
+def words_in(report: Report) -> Callable[[int, int], None]:
+    """Tells a report how many chunks of all have their words in the index."""
+    return lambda done, total: report(Progress("indexing words", done, total, "chunks"))
 
 
 def is_folder(root: str) -> bool:

@@ -6,21 +6,20 @@ Knows a damaged store and how documents are indexed; never a file of the user's.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 
 from ingest.build import check_encoder
 from ingest.files import REST
-from ingest.indexer import Indexer, Settings, Tally, batches, is_folder
+from ingest.indexer import Indexer, Settings, Tally, batches, is_folder, words_in
 from ingest.records import Place, Progress, Report
 from retrieval.analyze import Analyzer
 from retrieval.checks import derived_problems, stored_problems
 from retrieval.encoder import Encoder
-from retrieval.errors import IndexBusyError, RagError
+from retrieval.errors import IndexBusyError
 from retrieval.maintain import beside
-from retrieval.records import Document, Failure
+from retrieval.records import Failure
 from retrieval.retriever import EVIDENCE_BLOB, codec_blob
 from retrieval.salvage import Salvage
 from retrieval.store import Store, Writer
@@ -66,7 +65,7 @@ def repair(
         if not stored:
             if derived:
                 with store.writer(wait_seconds=settings.wait_seconds, analyzer=analyzer) as writer:
-                    writer.publish(roots=(), rewrite_dense=True, rewrite_lexical=True, progress=_words(report))
+                    writer.publish(roots=(), rewrite_dense=True, rewrite_lexical=True, progress=words_in(report))
             return RepairReport(tuple(derived), rewritten=bool(derived))
         return _salvaged(store, (*stored, *derived), settings, make_encoder, analyzer, report)
 
@@ -92,24 +91,13 @@ def _salvaged(  # noqa: PLR0917 - what it takes to index
         check_encoder(salvage.manifest, settings)
         settings = replace(settings, encoder=salvage.manifest.encoder, chunking=salvage.manifest.chunking)
         _take_over(salvage, writer, report)
-        indexer = Indexer(
-            draft, writer, settings, make_encoder, analyzer, report=report, tally=tally, stop=lambda: False
-        )
-        kept, generation = 0, 0
-        with suppress(RagError):
-            generation = store.generation
-
-        def documents() -> Iterator[Document]:
-            nonlocal kept
-            for document in salvage.documents():
-                kept += 1
-                report(Progress("taking over documents", kept, None, "documents"))
-                yield document
-
-        for batch in batches(documents()):
-            indexer.add(batch, sample=lambda: iter(batch), encoded=lambda _: None)  # noqa: B023 - used at once
+        indexer = Indexer(draft, writer, settings, make_encoder, analyzer, report=report, tally=tally)
+        kept = 0
+        for batch in batches(salvage.documents()):
+            kept += len(indexer.add(batch, sample=lambda: iter(batch), encoded=lambda _: None))  # noqa: B023 - used at once
+            report(Progress("taking over documents", kept, None, "documents"))
         roots, failures = salvage.roots(), [*salvage.failures(), *_missing_parts(salvage.lost)]
-        indexer.publish(failures=failures, roots=roots, after=max(salvage.generation, generation))
+        indexer.publish(failures=failures, roots=roots, after=salvage.generation)
         switch(store.home, draft.folder, previous=source)
     again = {root if root in roots else f"{root}/{name}" for root, name in salvage.lost if is_folder(root) and name}
     return RepairReport(
@@ -139,7 +127,3 @@ def _take_over(salvage: Salvage, writer: Writer, report: Report) -> None:
             writer.commit_batch()
             report(Progress("taking over vectors", number, None, "vectors"))
     writer.commit_batch()
-
-
-def _words(report: Report) -> Callable[[int, int], None]:
-    return lambda done, total: report(Progress("indexing words", done, total, "chunks"))

@@ -24,7 +24,7 @@ from retrieval.checks import stored_problems
 from retrieval.database import DATABASE, check_format, connect_for_writing, explained, write_lock
 from retrieval.errors import IndexCorruptError, IndexMissingError, RagError
 from retrieval.store import Store
-from retrieval.versions import draft_of, drop, switch, sync_folder, tidy, versions
+from retrieval.versions import draft_of, drop, make_folder, switch, sync_folder, tidy, versions
 
 if TYPE_CHECKING:
     from retrieval.lexical import Progress, TermAnalyzer
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _FACTS, _FACTS_BYTES = "backup.json", 100_000
 _BLOCK = 1 << 20
+_REPAIR = "; run: rag index repair"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +57,7 @@ def beside(live: Store, manifest: IndexManifest, *, wait_seconds: float, resume:
     with write_lock(live.home, wait_seconds):
         folder = draft_of(live.home)
         if not (resume and _goes_on(live.home, folder, manifest)):
-            drop(folder)
-            Store.make(folder, manifest)
+            Store.make(_empty_draft(live.home), manifest)
         with Store(live.home, version=folder) as draft:
             yield draft
 
@@ -68,10 +68,7 @@ def compact(store: Store, analyzer: TermAnalyzer, *, wait_seconds: float, progre
     Raises IndexCorruptError, and changes nothing, where the index is not sound.
     """
     with write_lock(store.home, wait_seconds):
-        if problems := stored_problems(store):
-            raise IndexCorruptError(
-                f"nothing was changed, for the index is damaged: {_first(problems)}; run: rag index repair"
-            )
+        _refuse("nothing was changed, for the index", stored_problems(store), _REPAIR)
         with store.writer(locked=True) as writer:
             writer.sweep()
         draft = _empty_draft(store.home)
@@ -81,10 +78,8 @@ def compact(store: Store, analyzer: TermAnalyzer, *, wait_seconds: float, progre
         except BaseException:
             drop(draft)
             raise
-        if problems := _complete(store.home, draft, analyzer, after=store.generation, progress=progress):
-            raise IndexCorruptError(
-                f"nothing was changed, for the index is damaged: {_first(problems)}; run: rag index repair"
-            )
+        problems = _complete(store.home, draft, analyzer, after=store.generation, progress=progress)
+        _refuse("nothing was changed, for the index", problems, _REPAIR)
         switch(store.home, draft, previous=None)
 
 
@@ -95,10 +90,7 @@ def backup(store: Store, path: Path, *, created_at: str, replace: bool = False) 
     """
     if path.exists() and not replace:
         raise RagError(f"'{path}' is there already; choose another name, or replace it with --force")
-    if problems := stored_problems(store):
-        raise IndexCorruptError(
-            f"nothing was written, for the index is damaged: {_first(problems)}; run: rag index repair"
-        )
+    _refuse("nothing was written, for the index", stored_problems(store), _REPAIR)
     with _said(path), TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as place:  # for nobody else's eyes
         database, draft = Path(place, DATABASE), Path(place, "backup")
         with explained(store.folder), closing(sqlite3.connect(database, isolation_level=None)) as copy:
@@ -128,12 +120,10 @@ def restore(
     nothing has changed.
     """
     with _said(path), path.open("rb") as file:
-        _folder_for(home)
+        make_folder(home)
         with write_lock(home, wait_seconds):
             known = versions(home)
-            earlier = next(
-                (each for each in (known.live, known.previous) if each and (each / DATABASE).is_file()), None
-            )
+            earlier = known.live if _is_there(known.live) else known.previous
             draft = _empty_draft(home)
             try:
                 facts = _unpack(file, path, draft)
@@ -142,9 +132,9 @@ def restore(
             except BaseException:
                 drop(draft)
                 raise
-            if problems := _complete(home, draft, analyzer, after=_generation(home), progress=progress):
-                raise IndexCorruptError(f"nothing was changed, for '{path}' is damaged: {_first(problems)}")
-            switch(home, draft, previous=earlier)
+            problems = _complete(home, draft, analyzer, after=_generation(home), progress=progress)
+            _refuse(f"nothing was changed, for '{path}'", problems)
+            switch(home, draft, previous=earlier if _is_there(earlier) else None)
     return facts
 
 
@@ -157,11 +147,11 @@ def restore_previous(home: Path, analyzer: TermAnalyzer, *, wait_seconds: float)
     with write_lock(home, wait_seconds):
         known = versions(home)
         previous = known.previous
-        if previous is None or not (previous / DATABASE).is_file():
+        if previous is None or not _is_there(previous):
             raise RagError("there is no earlier version of this index; name a file that rag index backup wrote")
         with Store(home, version=previous) as store, store.writer(locked=True, analyzer=analyzer) as writer:
             writer.publish(roots=(), after=_generation(home))
-        switch(home, previous, previous=known.live if (known.live / DATABASE).is_file() else None)
+        switch(home, previous, previous=known.live if _is_there(known.live) else None)
 
 
 def _goes_on(home: Path, folder: Path, manifest: IndexManifest) -> bool:
@@ -202,8 +192,15 @@ def _complete(home: Path, draft: Path, analyzer: TermAnalyzer, *, after: int, pr
     return problems
 
 
-def _first(problems: list[str]) -> str:
-    return problems[0] + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
+def _refuse(what: str, problems: list[str], advice: str = "") -> None:
+    """Raise IndexCorruptError where there are problems."""
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise IndexCorruptError(f"{what} is damaged: {problems[0]}{more}{advice}")
+
+
+def _is_there(version: Path | None) -> bool:
+    return version is not None and (version / DATABASE).is_file()
 
 
 def _generation(home: Path) -> int:
@@ -211,13 +208,6 @@ def _generation(home: Path) -> int:
     with suppress(RagError), Store.open(home) as store:
         return store.generation
     return 0
-
-
-def _folder_for(home: Path) -> None:
-    try:
-        home.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise RagError(f"the index folder '{home}' cannot be made: {error.strerror}") from error
 
 
 # ---- the backup file -------------------------------------------------------------------------------------------------

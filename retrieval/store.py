@@ -69,7 +69,7 @@ from retrieval.encoder import passage_input
 from retrieval.errors import IndexCorruptError, IndexMismatchError, IndexMissingError, RagError
 from retrieval.lexical import TermAnalyzer
 from retrieval.records import Chunk, Document, EncoderSpec, Failure, IndexManifest, Span
-from retrieval.versions import stamp, sync_folder, versions
+from retrieval.versions import make_folder, stamp, sync_folder, versions
 from retrieval.writer import Writer
 
 if TYPE_CHECKING:
@@ -250,17 +250,18 @@ class Store:
     def exists(home: Path) -> bool:
         """Whether there is an index in a folder. Raises IndexCorruptError where its live version is gone."""
         known = versions(home)
-        if not (known.live / DATABASE).is_file() and (known.live != home or known.previous):
+        is_there = (known.live / DATABASE).is_file()
+        if not is_there and (known.live != home or known.previous):
             raise IndexCorruptError(
                 f"the live version of the index in '{home}' is gone; run: rag index restore, for an earlier one, or rag"
                 " index restore FILE"
             )
-        return (known.live / DATABASE).is_file()
+        return is_there
 
     @classmethod
     def create(cls, folder: Path, manifest: IndexManifest) -> Store:
         """Make an empty index in a folder, which is made if need be. Raises IndexMismatchError where there is one."""
-        _make_folder(folder)
+        make_folder(folder)
         with write_lock(folder, wait_seconds=0.0):
             if cls.exists(folder):
                 raise IndexMismatchError(f"'{folder}' already holds an index; open it, or choose another folder")
@@ -271,7 +272,7 @@ class Store:
     def ensure(cls, folder: Path, manifest: IndexManifest, *, wait_seconds: float) -> Store:
         """Open the index in a folder, or make an empty one; somebody else may be about to do the same."""
         if not cls.exists(folder):
-            _make_folder(folder)
+            make_folder(folder)
             with write_lock(folder, wait_seconds):
                 if not cls.exists(folder):
                     cls.make(folder, manifest)
@@ -280,7 +281,7 @@ class Store:
     @staticmethod
     def make(folder: Path, manifest: IndexManifest) -> None:
         """Make an empty version in a folder. The caller holds the lock of the index."""
-        _make_folder(folder)
+        make_folder(folder)
         for leftover in folder.glob(f"{DATABASE}*"):  # a log without its database would be read into the new one
             leftover.unlink()
         draft = folder / f"{DATABASE}.new"
@@ -633,11 +634,10 @@ class Store:
             self._open()
             before.close()
 
-    @_reads
     def _encoder(self) -> EncoderSpec:
-        """What the vectors were made with; the same as long as a version lasts."""
+        """What the vectors were made with; the same as long as a version lasts. Asked for with every chunk."""
         if self._encoder_spec is None:
-            self._encoder_spec = load_manifest(self._connection).encoder
+            self._encoder_spec = self.manifest.encoder
         return self._encoder_spec
 
     def sums_now(self, row: int) -> tuple[bytes, ...]:
@@ -705,13 +705,6 @@ class Store:
         ):
             text.seek(start)
             return text.read(end - start)
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # it holds the texts
-    except OSError as error:
-        raise RagError(f"the index folder '{folder}' cannot be made: {error.strerror}") from error
 
 
 def document_of(row: sqlite3.Row) -> Document:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 
-from retrieval.errors import IndexCorruptError
+from retrieval.errors import IndexCorruptError, RagError
 
 POINTER = "live.json"
 FIRST = "."  # the folder itself
@@ -106,6 +106,14 @@ def tidy(home: Path) -> None:
             for path in home.glob(pattern):
                 drop(path)
     (home / f"{POINTER}.new").unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for an index, for its owner's eyes alone: it holds the texts. One that is there stays as it is."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise RagError(f"the index folder '{folder}' cannot be made: {error.strerror}") from error
 
 
 def drop(path: Path) -> None:

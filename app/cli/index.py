@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -28,6 +29,8 @@ from retrieval.errors import RagError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from app.cli.progress import Reporter
+    from app.pipeline import Pipeline
     from ingest.repair import RepairReport
     from retrieval.ledger import Account
 
@@ -42,6 +45,23 @@ NAMES = 5
 """Pages or parts that are named of a list of what was left out."""
 
 
+def _opened(context: typer.Context, *, index: str | None, config: str | None) -> AbstractContextManager[Pipeline]:
+    """The pipeline of a command that is about the index: which profile was chosen is of no interest."""
+    session: Session = context.obj
+    return session.pipeline(session.config(config=config, index=index), announce=False)
+
+
+@contextmanager
+def _working(
+    context: typer.Context, *, index: str | None, config: str | None, quiet: bool
+) -> Iterator[tuple[Pipeline, Reporter]]:
+    """The same for what takes long: with something to report to, which says nothing outside of a terminal if quiet."""
+    from app.cli.progress import Reporter
+
+    with _opened(context, index=index, config=config) as pipeline, Reporter(stderr(), lines=not quiet) as progress:
+        yield pipeline, progress
+
+
 @app.command("list")
 def list_documents(
     context: typer.Context, as_json: JsonFlag = False, index: IndexFlag = None, config: ConfigFlag = None
@@ -51,8 +71,7 @@ def list_documents(
 
     from app.cli.text import visible
 
-    session: Session = context.obj
-    with session.pipeline(session.config(config=config, index=index), announce=False) as pipeline:
+    with _opened(context, index=index, config=config) as pipeline:
         rows = pipeline.documents()
     if as_json:
         print_json({"documents": [asdict(row) for row in rows]})
@@ -90,12 +109,10 @@ def info(
     config: ConfigFlag = None,
 ) -> None:
     """Show where the index is, how it was built, how large it is, and which files failed."""
-    session: Session = context.obj
-    if ledger:
-        with session.pipeline(session.config(config=config, index=index), announce=False) as pipeline:
+    with _opened(context, index=index, config=config) as pipeline:
+        if ledger:
             _print_ledger(pipeline.ledger(), as_json=as_json)
-        return
-    with session.pipeline(session.config(config=config, index=index), announce=False) as pipeline:
+            return
         facts = pipeline.info()
     if as_json:
         print_json(facts)
@@ -111,11 +128,7 @@ def verify(
     from app.cli.progress import waiting
     from app.cli.text import visible
 
-    session: Session = context.obj
-    with (
-        session.pipeline(session.config(config=config, index=index), announce=False) as pipeline,
-        waiting(stderr(), "checking"),
-    ):
+    with _opened(context, index=index, config=config) as pipeline, waiting(stderr(), "checking"):
         problems = pipeline.verify()
     if as_json:
         print_json({"ok": not problems, "problems": problems})
@@ -132,13 +145,7 @@ def repair(
     context: typer.Context, as_json: JsonFlag = False, index: IndexFlag = None, config: ConfigFlag = None
 ) -> None:
     """Check the index and mend what is damaged. Exit code 1 where documents were lost."""
-    from app.cli.progress import Reporter
-
-    session: Session = context.obj
-    with (
-        session.pipeline(session.config(config=config, index=index), announce=False) as pipeline,
-        Reporter(stderr(), lines=not as_json) as progress,
-    ):
+    with _working(context, index=index, config=config, quiet=as_json) as (pipeline, progress):
         report = pipeline.repair(progress)
     if as_json:
         print_json(asdict(report))
@@ -163,10 +170,7 @@ def backup(
     from app.cli.text import visible
 
     session: Session = context.obj
-    with (
-        session.pipeline(session.config(config=config, index=index), announce=False) as pipeline,
-        waiting(stderr(), "copying"),
-    ):
+    with _opened(context, index=index, config=config) as pipeline, waiting(stderr(), "copying"):
         facts = pipeline.backup(session.cwd / file, replace=force)
     if as_json:
         print_json({"file": str(file), **asdict(facts)})
@@ -191,16 +195,11 @@ def restore(
 
     What is live now is kept: the same command without FILE brings it back.
     """
-    from app.cli.progress import Reporter
     from app.cli.text import visible
     from retrieval.versions import versions
 
     session: Session = context.obj
-    settings = session.config(config=config, index=index)
-    with (
-        session.pipeline(settings, announce=False) as pipeline,
-        Reporter(stderr(), lines=not as_json) as progress,
-    ):
+    with _working(context, index=index, config=config, quiet=as_json) as (pipeline, progress):
         facts = pipeline.restore(session.cwd / file if file else None, progress)
         documents = len(pipeline.documents())
     if as_json:
@@ -208,7 +207,7 @@ def restore(
         return
     what = f"{visible(str(file))}, written {visible(facts.created_at)}" if facts else "the version before"
     stdout().print(f"restored {what}: {documents:,} documents", soft_wrap=True)
-    if versions(settings.index).previous:  # else there was none
+    if versions(session.config(config=config, index=index).index).previous:  # else there was none
         note("to undo this, run: rag index restore")
 
 
@@ -217,13 +216,7 @@ def compact(
     context: typer.Context, as_json: JsonFlag = False, index: IndexFlag = None, config: ConfigFlag = None
 ) -> None:
     """Write the index anew without anything that was deleted, and drop its earlier version."""
-    from app.cli.progress import Reporter
-
-    session: Session = context.obj
-    with (
-        session.pipeline(session.config(config=config, index=index), announce=False) as pipeline,
-        Reporter(stderr(), lines=not as_json) as progress,
-    ):
+    with _working(context, index=index, config=config, quiet=as_json) as (pipeline, progress):
         before = pipeline.bytes_on_disk()
         pipeline.compact(progress)
         after = pipeline.bytes_on_disk()
@@ -247,7 +240,7 @@ def export(
     from app.cli.wire import chunk_record, dumps
 
     session: Session = context.obj
-    with session.pipeline(session.config(config=config, index=index), announce=False) as pipeline:
+    with _opened(context, index=index, config=config) as pipeline:
         lines = (dumps(chunk_record(chunk)) for chunk in pipeline.export())
         if out is None:
             for line in lines:

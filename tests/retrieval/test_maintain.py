@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import stat
 import tarfile
 
 import numpy as np
@@ -159,6 +160,12 @@ def test_a_pointer_leads_through_no_link(store, tmp_path):
     (store.home / POINTER).write_text(json.dumps({"live": "version-000002", "previous": None}))
     with pytest.raises(IndexCorruptError, match="no version of this index"):
         Store.open(store.home)
+
+
+def test_whoever_may_read_the_index_may_read_every_version_of_it(store):
+    store.home.chmod(0o755)
+    replace_beside(store, {"c": "blue fish swim"})
+    assert stat.S_IMODE(versions(store.home).live.stat().st_mode) == 0o755
 
 
 def test_a_draft_that_was_published_is_not_gone_on_with(store):
