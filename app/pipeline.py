@@ -157,13 +157,32 @@ class Pipeline:
         started = time.perf_counter()
         found = [_attempted(partial(self._retrieve, one, self._read_depth(k), filters)) for one in questions]
         reading = time.perf_counter()
-        retrieved = [one for one in found if not isinstance(one, RagError)]
-        read = _attempted(partial(self._reader.read_many, retrieved))
-        answers = iter([read] * len(retrieved) if isinstance(read, RagError) else read)
-        return [
-            answer if isinstance(answer, RagError) else self._finished(answer, k, started, reading)
-            for answer in (one if isinstance(one, RagError) else next(answers) for one in found)
-        ]
+        read = iter(self._read([one for one in found if not isinstance(one, RagError)]))
+        answers = [one if isinstance(one, RagError) else next(read) for one in found]
+        return [one if isinstance(one, RagError) else self._finished(one, k, started, reading) for one in answers]
+
+    def examine(self, question: str, history: Sequence[Turn] = (), *, k: int | None = None) -> Retrieved | RagError:
+        """What `ask` would read for a question, and all that was looked at on the way; or what went wrong with it."""
+
+        def search() -> Retrieved:
+            return self._retrieve(self.understand(question, history), self._read_depth(k), None, traced=True)
+
+        return _attempted(search)
+
+    def read(
+        self, retrieved: Sequence[Retrieved], histories: Sequence[Sequence[Turn]] = (), *, k: int | None = None
+    ) -> list[Answer | RagError]:
+        """The answers that `ask` would give to what was retrieved; "answer" among the times is their mean time."""
+        started = time.perf_counter()
+        found = self._read(retrieved, histories)
+        each = 1000 * (time.perf_counter() - started) / max(1, len(retrieved))
+        return [one if isinstance(one, RagError) else _timed(self._shown(one, k), each) for one in found]
+
+    def _read(
+        self, retrieved: Sequence[Retrieved], histories: Sequence[Sequence[Turn]] = ()
+    ) -> Sequence[Answer | RagError]:
+        read = _attempted(partial(self._reader.read_many, retrieved, histories))
+        return [read] * len(retrieved) if isinstance(read, RagError) else read
 
     def understand(self, asked: str, history: Sequence[Turn]) -> str:
         """A follow-up question, so that it can be searched for alone."""
@@ -193,12 +212,15 @@ class Pipeline:
         return max(k or self._config.top_k, PASSAGES_READ if self.choice.reader == "extractive" else 1)
 
     def _finished(self, answer: Answer, k: int | None, started: float, reading: float) -> Answer:
-        """With times, in ms, and with the hits that were asked for and those that are cited."""
-        k = k or self._config.top_k
+        """As it is shown, with times, in ms."""
         timings = {**answer.timings_ms, "answer": 1000 * (time.perf_counter() - reading)}
+        return replace(self._shown(answer, k), timings_ms=_with_total(timings, started))
+
+    def _shown(self, answer: Answer, k: int | None) -> Answer:
+        """With the hits that were asked for and those that are cited."""
+        k = k or self._config.top_k
         cited = {citation.chunk_id for citation in answer.citations}
-        shown = tuple(hit for hit in answer.hits if hit.rank <= k or hit.chunk_id in cited)
-        return replace(answer, hits=shown, timings_ms=_with_total(timings, started))
+        return replace(answer, hits=tuple(hit for hit in answer.hits if hit.rank <= k or hit.chunk_id in cited))
 
     def _retrieve(
         self,
@@ -209,6 +231,7 @@ class Pipeline:
         max_per_document: int | None = None,
         diversity: float | None = None,
         neighbours: bool | None = None,
+        traced: bool = False,
     ) -> Retrieved:
         """What is not given is as the config says."""
         config = self._config
@@ -219,6 +242,7 @@ class Pipeline:
             max_per_document=config.max_per_document if max_per_document is None else max_per_document,
             diversity=config.diversity if diversity is None else diversity,
             neighbours=config.neighbours if neighbours is None else neighbours,
+            traced=traced,
         )
 
     # ---- the index ---------------------------------------------------------------------------------------------------
@@ -621,6 +645,13 @@ def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
         yield asked.is_set
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _timed(answer: Answer, milliseconds: float) -> Answer:
+    """With the time that reading took, and that of all stages together."""
+    timings = {**answer.timings_ms, "answer": milliseconds}
+    rounded = {name: round(value, 2) for name, value in {**timings, "total": sum(timings.values())}.items()}
+    return replace(answer, timings_ms=rounded)
 
 
 def _with_total(timings: Mapping[str, float], started: float) -> dict[str, float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import repeat
 
 from prompts import Prompt
 from reader.backends.base import Backend, Generation, Message, Sampling
@@ -110,13 +111,17 @@ class GenerativeReader:
         return self._checked(asked, generation)
 
     def read_many(
-        self, retrieved: Sequence[Retrieved], *, report: Callable[[int], None] = lambda _: None
+        self,
+        retrieved: Sequence[Retrieved],
+        histories: Sequence[Sequence[Turn]] = (),
+        *,
+        report: Callable[[int], None] = lambda _: None,
     ) -> list[Answer | RagError]:
         """An answer, or what is wrong with this one, for each; the model is asked in batches.
 
-        `report` is told how many it has written.
+        histories: none, or the turns before each. `report` is told how many it has written.
         """
-        asked = [self._try_ask(one) for one in retrieved]
+        asked = [self._try_ask(*one) for one in zip(retrieved, histories or repeat(()), strict=False)]
         sent = [one for one in asked if isinstance(one, _Asked)]
         written = self._backend.generate_many([one.messages for one in sent], self._sampling, report=report)
         answers = iter(
@@ -127,9 +132,9 @@ class GenerativeReader:
         )
         return [next(answers) if isinstance(one, _Asked) else one for one in asked]
 
-    def _try_ask(self, retrieved: Retrieved) -> _Asked | Answer | PromptTooLongError:
+    def _try_ask(self, retrieved: Retrieved, history: Sequence[Turn]) -> _Asked | Answer | PromptTooLongError:
         try:
-            return self._ask(retrieved)
+            return self._ask(retrieved, history)
         except PromptTooLongError as error:
             return error
 

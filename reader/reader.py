@@ -31,8 +31,10 @@ class Reader(Protocol):
     def stream(self, retrieved: Retrieved, history: Sequence[Turn] = (), /) -> Generator[str, None, Answer]:
         """The same, yielded as it is written. What it returns counts: checking may withdraw what was yielded."""
 
-    def read_many(self, retrieved: Sequence[Retrieved], /) -> Sequence[Answer | RagError]:
-        """An answer, or what is wrong with the question, for each, in order."""
+    def read_many(
+        self, retrieved: Sequence[Retrieved], histories: Sequence[Sequence[Turn]] = (), /
+    ) -> Sequence[Answer | RagError]:
+        """An answer, or what is wrong with the question, for each, in order; histories: none, or one for each."""
 
 
 def abstention(retrieved: Retrieved, reader: ReaderInfo) -> Answer:

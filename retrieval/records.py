@@ -137,6 +137,15 @@ class Stages:
 
 
 @dataclass(frozen=True, slots=True)
+class Ranked:
+    """A passage that a search looked at: `sources` of its document, then of others that hold the very same text."""
+
+    chunk_id: str
+    sources: tuple[str, ...]
+    stages: Stages
+
+
+@dataclass(frozen=True, slots=True)
 class Dropped:
     """A passage that a stage found and the result does not show, and why."""
 

@@ -27,7 +27,7 @@ from retrieval.fusion import dense_share, fuse
 from retrieval.interaction import Interaction, Passage, Question, SignCodec
 from retrieval.lexical import LexicalIndex
 from retrieval.parts import merge, parts
-from retrieval.records import Dropped, EncoderSpec, Hit, Neighbour, Place, Stages, Trace
+from retrieval.records import Dropped, EncoderSpec, Hit, Neighbour, Place, Ranked, Stages, Trace
 from retrieval.rerank import Candidates, CrossEncoder, rerank, spread
 from retrieval.statistics import Statistics
 from retrieval.store import Store, StoredChunk
@@ -69,7 +69,7 @@ class Retrieved(Trace):
     """The hits of a question, best first, and what a reader needs to look into them (`passages`, one a hit).
 
     evidence: how likely an answer is in here at all, [0, 1], calibrated (retrieval/evidence.py); a reader abstains
-    below `evidence_needed`.
+    below `evidence_needed`. ranking: everything that was looked at, hits included, best first, where it was asked for.
     """
 
     question: Question
@@ -78,6 +78,7 @@ class Retrieved(Trace):
     evidence: float
     evidence_needed: float
     timings_ms: Mapping[str, float]
+    ranking: tuple[Ranked, ...] = ()
 
 
 class Retriever:
@@ -111,11 +112,12 @@ class Retriever:
         max_per_document: int = 0,
         diversity: float = 0.0,
         neighbours: bool = False,
+        traced: bool = False,
     ) -> Retrieved:
         """The k best hits; fewer where the index, or what the filter leaves of it, has fewer texts.
 
         max_per_document: of one document at most so many, 0 for any number. diversity: [0, 1], of maximal marginal
-        relevance. neighbours: hits carry the chunks before and after. Raises EmptyTextError on a blank question,
+        relevance. neighbours: hits carry the chunks before and after. traced: with the whole `ranking`. Raises EmptyTextError on a blank question,
         TextTooLongError on one the encoder cannot read whole, IndexMismatchError when the index was built anew with
         another encoder meanwhile.
         """
@@ -132,6 +134,7 @@ class Retriever:
             with clock("read"):
                 passages = self._passages(chosen.groups, ranking.codes)
                 around = self._around(chosen.groups) if neighbours else {}
+            every = self._groups(ranking, allowed, wanted=len(ranking.ids)) if traced else ()
         return Retrieved(
             question=asked.question,
             hits=tuple(_hits(chosen.groups, around)),
@@ -145,6 +148,7 @@ class Retriever:
             expansions=asked.expansions,
             parts=tuple(part.question.text for part in several),
             dropped=chosen.dropped,
+            ranking=tuple(map(_ranked, every)),
         )
 
     # ---- from question to ranking ------------------------------------------------------------------------------------
@@ -508,6 +512,11 @@ def _completed(ids: Ints, listed: Ints, scores: Floats, look_up: Callable[[Ints]
 def _padded(scores: NDArray[np.float32], size: int) -> NDArray[np.float64]:
     """A list as long as the other one: what matches no term at all has a score of zero."""
     return np.concatenate([scores.astype(np.float64), np.zeros(max(0, size - len(scores)))])
+
+
+def _ranked(group: _Group) -> Ranked:
+    sources = tuple(dict.fromkeys(one.source for one in group.chunks))
+    return Ranked(group.chunks[0].chunk.chunk_id, sources, group.stages)
 
 
 def _dropped(groups: Sequence[_Group], one: LeftOut) -> Dropped:

@@ -78,7 +78,7 @@ class ExtractiveReader:
         yield from ()
         return self.read(retrieved)
 
-    def read_many(self, retrieved: Sequence[Retrieved], /) -> list[Answer]:
+    def read_many(self, retrieved: Sequence[Retrieved], _histories: Sequence[Sequence[Turn]] = (), /) -> list[Answer]:
         """One after the other."""
         return [self.read(one) for one in retrieved]
 
