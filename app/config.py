@@ -38,6 +38,7 @@ class Config:
     sentences is how many the extractive reader may quote, 1 to 3.
     dictionary: words of unspaced scripts; synonyms: groups of words that mean the same; None = there is no such file.
     max_per_document 0 = no cap; diversity in [0, 1], 0 = the order of the scores.
+    fusion: "adaptive", or to compare with it "dense", "bm25", "rrf".
     reranker: "interaction", "none", or a cross-encoder by name or absolute path.
     model is the language model of the zephyr reader, by name or absolute path; quantization and kv_cache are how its
     weights and its memory of the prompt are kept; rope_scaling and device_map go to transformers as they are.
@@ -77,6 +78,7 @@ class Config:
     diversity: float = 0.0
     neighbours: bool = False
     split_questions: bool = True
+    fusion: str = "adaptive"
     reranker: str = "interaction"
     model: str = "HuggingFaceH4/zephyr-7b-beta"
     quantization: str = "4bit"
@@ -229,6 +231,7 @@ SETTINGS: Mapping[str, Parse] = MappingProxyType(
         "diversity": _number(float, 0.0, 1.0),
         "neighbours": _switch,
         "split_questions": _switch,
+        "fusion": _choice("adaptive", "dense", "bm25", "rrf"),
         "reranker": _reranker,
         "model": _model,
         "quantization": _choice("4bit", "8bit", "none"),

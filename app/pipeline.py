@@ -506,6 +506,7 @@ class Pipeline:
             split_questions=config.split_questions,
             cross_encoder=CrossEncoder.load(config.reranker, device=self.choice.device) if named else None,
             synonyms=self._synonyms,
+            fusion=config.fusion,  # type: ignore[arg-type]  # checked by its setting
         )
         return replace(settings, reranked=0) if config.reranker == "none" else settings
 

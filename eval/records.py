@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from reader.records import Answer, Citation, Sentence, Turn
 from retrieval.records import Document, Hit
@@ -87,11 +87,11 @@ class Dataset:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A passage that a search looked at, in its final order; ranks count from 1, None where a stage did not list it.
+class Candidate(NamedTuple):
+    """A passage that a search looked at; ranks count from 1, None where a stage did not list it.
 
-    sources: of the document it was found in, then of others that hold the very same text.
+    sources: of the document it was found in, then of others that hold the very same text; twins: chunk_ids in those. In
+    JSON it is a list of these six, not an object: a question has up to two hundred of them.
     """
 
     chunk_id: str
@@ -99,6 +99,7 @@ class Candidate:
     dense_rank: int | None
     lexical_rank: int | None
     fused_rank: int | None
+    twins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,17 @@ stands out from the rest, and the dense one only for the share of the question t
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 from numpy.typing import NDArray
 
 Scores = NDArray[np.float64]
+
+Fusion = Literal["adaptive", "dense", "bm25", "rrf"]
+"""By how sure each list is of itself; one list alone; reciprocal ranks."""
+
+_RRF_K = 60
 
 MARGIN_OVER = 100  # best scores of a list that its first one is compared with
 
@@ -32,6 +39,15 @@ def dense_share(dense: Scores, lexical: Scores, *, known: float) -> float:
 def fuse(dense: Scores, lexical: Scores, share: float) -> Scores:
     """Fused scores of n candidates, [0, 1], from their dense and lexical ones, (n,), each scaled to its own range."""
     return share * scaled(dense) + (1 - share) * scaled(lexical)
+
+
+def reciprocal(ranks: NDArray[np.float64]) -> Scores:
+    """Reciprocal rank fusion, k = 60 (Cormack, Clarke and Buettcher, SIGIR 2009), to compare with.
+
+    ranks: (lists, n), from 1, infinite where a list has not the candidate. Returns (n,).
+    """
+    fused: Scores = (1 / (_RRF_K + ranks)).sum(axis=0)
+    return fused
 
 
 def scaled(scores: Scores) -> Scores:

@@ -138,11 +138,15 @@ class Stages:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A passage that a search looked at: `sources` of its document, then of others that hold the very same text."""
+    """A passage that a search looked at.
+
+    sources: of its document, then of others that hold the very same text; twins: chunk_ids in those.
+    """
 
     chunk_id: str
     sources: tuple[str, ...]
     stages: Stages
+    twins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from retrieval.encoder import Encoder
 from retrieval.errors import IndexMismatchError
 from retrieval.evidence import CROWD, Evidence, features
 from retrieval.filters import Filter
-from retrieval.fusion import dense_share, fuse
+from retrieval.fusion import Fusion, dense_share, fuse, reciprocal
 from retrieval.interaction import Interaction, Passage, Question, SignCodec
 from retrieval.lexical import LexicalIndex
 from retrieval.parts import merge, parts
@@ -54,11 +54,13 @@ def codec_blob(encoder: EncoderSpec) -> str:
 class SearchSettings:
     """How a retriever works; fixed while it is open.
 
-    candidates: how many each list gives. reranked: how many of the fused ones are re-ordered, 0 for none.
+    candidates: how many each list gives. reranked: how many of the fused ones are re-ordered, 0 for none. fusion: how
+    the lists become one; all but "adaptive" are there to be compared with it.
     """
 
     candidates: int = 100
     reranked: int = 60
+    fusion: Fusion = "adaptive"
     split_questions: bool = True
     cross_encoder: CrossEncoder | None = None
     synonyms: Synonyms | None = None
@@ -117,9 +119,9 @@ class Retriever:
         """The k best hits; fewer where the index, or what the filter leaves of it, has fewer texts.
 
         max_per_document: of one document at most so many, 0 for any number. diversity: [0, 1], of maximal marginal
-        relevance. neighbours: hits carry the chunks before and after. traced: with the whole `ranking`. Raises EmptyTextError on a blank question,
-        TextTooLongError on one the encoder cannot read whole, IndexMismatchError when the index was built anew with
-        another encoder meanwhile.
+        relevance. neighbours: hits carry the chunks before and after. traced: with the whole `ranking`. Raises
+        EmptyTextError on a blank question, TextTooLongError on one the encoder cannot read whole, IndexMismatchError
+        when the index was built anew with another encoder meanwhile.
         """
         if k < 1:
             raise ValueError(f"k must be at least 1, not {k}")
@@ -245,16 +247,27 @@ class Retriever:
         ids = np.array(sorted({*dense_list, *lexical_list}), dtype=np.int64)
         dense = _completed(ids, near_ids[0], near[0], partial(self._dense.scores, question.vector))
         lexical = _completed(ids, lexical_ids, lexical_scores, partial(self._lexical.scores, asked.terms))
-        share = dense_share(near[0].astype(np.float64), _padded(lexical_scores, len(near[0])), known=question.readable)
+        ranks = _ranks(dense_list), _ranks(lexical_list)
+        if self._settings.fusion == "rrf":
+            share = 0.5
+            fused = reciprocal(np.array([[listed.get(each, np.inf) for each in ids.tolist()] for listed in ranks]))
+        else:
+            share = self._dense_share(near[0].astype(np.float64), lexical_scores, question)
+            fused = fuse(dense, lexical, share)
         return _Pool(
             ids=ids,
             dense=dense,
             lexical=lexical,
-            fused=fuse(dense, lexical, share),
+            fused=fused,
             dense_share=share,
-            dense_ranks={each: rank for rank, each in enumerate(dense_list, start=1)},
-            lexical_ranks={each: rank for rank, each in enumerate(lexical_list, start=1)},
+            dense_ranks=ranks[0],
+            lexical_ranks=ranks[1],
         )
+
+    def _dense_share(self, near: NDArray[np.float64], worded: Floats, question: Question) -> float:
+        if self._settings.fusion == "adaptive":
+            return dense_share(near, _padded(worded, len(near)), known=question.readable)
+        return float(self._settings.fusion == "dense")
 
     def _order(self, question: Question, candidates: Candidates, ids: Ints) -> Ints:
         if not self._settings.reranked or (self._codec is None and self._settings.cross_encoder is None):
@@ -509,14 +522,19 @@ def _completed(ids: Ints, listed: Ints, scores: Floats, look_up: Callable[[Ints]
     return found
 
 
+def _ranks(listed: Sequence[int]) -> dict[int, int]:
+    """Ids of a list, best first -> their ranks, from 1."""
+    return {each: rank for rank, each in enumerate(listed, start=1)}
+
+
 def _padded(scores: NDArray[np.float32], size: int) -> NDArray[np.float64]:
     """A list as long as the other one: what matches no term at all has a score of zero."""
     return np.concatenate([scores.astype(np.float64), np.zeros(max(0, size - len(scores)))])
 
 
 def _ranked(group: _Group) -> Ranked:
-    sources = tuple(dict.fromkeys(one.source for one in group.chunks))
-    return Ranked(group.chunks[0].chunk.chunk_id, sources, group.stages)
+    first, *others = (one.chunk.chunk_id for one in group.chunks)
+    return Ranked(first, tuple(dict.fromkeys(one.source for one in group.chunks)), group.stages, tuple(others))
 
 
 def _dropped(groups: Sequence[_Group], one: LeftOut) -> Dropped:

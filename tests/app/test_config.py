@@ -67,7 +67,8 @@ def test_every_setting_can_be_set_from_the_environment(load):
         "heading_context": "no", "max_file_mb": "1.5", "parse_seconds": "5", "parse_memory_mb": "512",
         "parse_chars": "1000000", "parse_workers": "2", "threads": "1", "min_evidence": "0.3", "sentences": "3",
         "dictionary": "words.txt", "synonyms": "none", "max_per_document": "2", "diversity": "0.3", "neighbours": "on",
-        "split_questions": "off", "reranker": "some/cross-encoder", "model": "./zephyr", "quantization": "8bit",
+        "split_questions": "off", "fusion": "rrf", "reranker": "some/cross-encoder", "model": "./zephyr",
+        "quantization": "8bit",
         "kv_cache": "4bit", "device_map": "balanced", "rope_scaling": '{"rope_type": "yarn"}', "window": "8192",
         "server_url": "http://127.0.0.1:11434/v1", "server_model": "zephyr", "server_key": "secret",
         "server_timeout": "30", "tokenizer": "some/tokenizer", "max_answer_tokens": "200", "temperature": "0",
@@ -81,7 +82,8 @@ def test_every_setting_can_be_set_from_the_environment(load):
     assert parsing == (5.0, 512, 1_000_000, 2)
     assert config.encoder == "some/model"
     assert (config.dictionary, config.synonyms) == (config.index.parent / "words.txt", None)
-    assert (config.max_per_document, config.diversity, config.reranker) == (2, 0.3, "some/cross-encoder")
+    assert (config.max_per_document, config.diversity) == (2, 0.3)
+    assert (config.fusion, config.reranker) == ("rrf", "some/cross-encoder")
     assert (config.neighbours, config.split_questions) == (True, False)
     assert (config.model, config.temperature, config.seed) == (str(config.index.parent / "zephyr"), 0.0, 7)
     assert (config.compress, config.offline, config.chats) == (False, True, config.index.parent / "said")

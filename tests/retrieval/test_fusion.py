@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrieval.fusion import MARGIN_OVER, dense_share, fuse, scaled
+from retrieval.fusion import MARGIN_OVER, dense_share, fuse, reciprocal, scaled
 
 SCORE = st.floats(-1, 50, width=32)
 SCORES = st.lists(SCORE, min_size=1, max_size=12).map(np.array)
@@ -124,3 +124,9 @@ def test_who_is_better_in_both_lists_is_not_worse_fused(pairs, share):
     fused = fuse(dense, lexical, share)
     better = (dense[:, None] >= dense) & (lexical[:, None] >= lexical)
     assert (fused[:, None] >= fused)[better].all()
+
+
+def test_reciprocal_ranks_by_hand():
+    """1/61 + 1/62 where both have it, 1/61 where one does, nothing where none does."""
+    ranks = np.array([[1, 2, np.inf, np.inf], [2, np.inf, 1, np.inf]])
+    assert reciprocal(ranks) == pytest.approx([1 / 61 + 1 / 62, 1 / 62, 1 / 61, 0])

@@ -1,0 +1,89 @@
+"""What a question's gold is in one index: its documents by their names there, its passages by chunk. Knows the store.
+
+A dataset names documents its own way; an index by their paths below the folder that was ingested. A name stands for a
+document whose path it is, or else for the only one whose path, its folder's included, ends with it.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from eval.records import Example
+from retrieval.store import Store
+
+_DOCUMENTS_KEPT = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Gold:
+    """A question's gold as one index has it.
+
+    example: its relevant sources are those of the index; those that the index has not keep the dataset's name and are
+    in `missing`. passages: chunk_ids of the indexed passages that hold an answer or its evidence.
+    """
+
+    example: Example
+    passages: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+
+
+class GoldFinder:
+    """Looks gold up in an index."""
+
+    def __init__(self, store: Store, examples: Sequence[Example], holds: Callable[[str, str], bool]) -> None:
+        """holds: whether a text holds an answer, as a person would read it."""
+        self._holds = holds
+        self._chunks = lru_cache(maxsize=_DOCUMENTS_KEPT)(store.chunks_of)
+        self._documents = _resolved(store, {source for one in examples for source in one.relevant or ()})
+
+    def find(self, example: Example) -> Gold:
+        """The gold of one question."""
+        if example.relevant is None:
+            return Gold(example)
+        found = {name: self._documents.get(name, ()) for name in example.relevant}
+        missing = tuple(name for name, documents in found.items() if not documents)
+        relevant = {
+            source: grade
+            for name, grade in example.relevant.items()
+            for source in ({source for _, source in found[name]} or {name})
+        }
+        texts = example.evidence or (*example.answers, *(one for group in example.required for one in group))
+        passages = [
+            stored.chunk.chunk_id
+            for documents in found.values()
+            for doc_id, _ in documents
+            for stored in self._chunks(doc_id)
+            if any(self._bears(stored.chunk.text, text, is_evidence=bool(example.evidence)) for text in texts)
+        ]
+        return Gold(replace(example, relevant=relevant), tuple(dict.fromkeys(passages)), missing)
+
+    def _bears(self, passage: str, text: str, *, is_evidence: bool) -> bool:
+        if not is_evidence:
+            return self._holds(passage, text)
+        flat, sought = _flat(passage), _flat(text)
+        return bool(sought) and (sought in flat or (len(flat) >= len(sought) / 2 and flat in sought))
+
+
+def _resolved(store: Store, wanted: set[str]) -> dict[str, list[tuple[str, str]]]:
+    """Wanted name -> (doc_id, source) of the documents it stands for."""
+    exact: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    ends: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    last = {name.rsplit("/", 1)[-1] for name in wanted}
+    for row in store.documents():
+        if row.source in wanted:
+            exact[row.source].append((row.doc_id, row.source))
+        if row.source.rsplit("/", 1)[-1] in last:
+            parts = f"{row.root}/{row.source}".split("/")
+            for at in range(len(parts)):
+                if (name := "/".join(parts[at:])) in wanted:
+                    ends[name].append((row.doc_id, row.source))
+    alone = {name: found for name, found in ends.items() if len(found) == 1}
+    return {name: exact.get(name) or alone[name] for name in {*exact, *alone}}
+
+
+def _flat(text: str) -> str:
+    """Without white space, which differs between a quotation and its source."""
+    return "".join(text.split())
