@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from reader.backends.loading import ZephyrSettings
     from reader.reader import Reader
     from reader.records import Answer, Turn
-    from reader.verify import SupportModel
+    from reader.verify import SupportModel, Verifier
     from retrieval.analyze import Analyzer
     from retrieval.dense import DenseIndex
     from retrieval.encoder import Encoder
@@ -253,12 +253,12 @@ class Pipeline:
         """Bring the index up to date. Ctrl-C ends the run after the text at hand and keeps what is complete."""
         from ingest.build import ingest
 
-        with _stop_on_interrupt() as stop:
+        with stop_on_interrupt() as stop:
             return ingest(
                 paths,
                 folder=self._config.index,
                 settings=self._settings(),
-                make_encoder=lambda: self._encoder,
+                make_encoder=lambda: self.encoder,
                 analyzer=self._analyzer,
                 report=report,
                 prune=prune,
@@ -275,7 +275,7 @@ class Pipeline:
             root=root,
             folder=self._config.index,
             settings=self._settings(),
-            make_encoder=lambda: self._encoder,
+            make_encoder=lambda: self.encoder,
             analyzer=self._analyzer,
             report=report,
         )
@@ -332,7 +332,7 @@ class Pipeline:
         return repair(
             self._config.index,
             settings=self._settings(),
-            make_encoder=lambda: self._encoder,
+            make_encoder=lambda: self.encoder,
             analyzer=self._analyzer,
             report=report,
         )
@@ -375,7 +375,7 @@ class Pipeline:
 
         store = self._open_store()
         check_encoder(store.manifest, self._settings())
-        return accounts(store, self._encoder)
+        return accounts(store, self.encoder)
 
     def export(self) -> Iterator[StoredChunk]:
         """Every chunk, by document."""
@@ -403,7 +403,7 @@ class Pipeline:
         doc_ids = tuple(row.doc_id for row in rows)
         store = self._open_store()
         traces = Traces.take(store, doc_ids, self._analyzer)
-        forget_documents(store, doc_ids, settings=self._settings(), encoder=self._encoder, analyzer=self._analyzer)
+        forget_documents(store, doc_ids, settings=self._settings(), encoder=self.encoder, analyzer=self._analyzer)
         if compacted:
             self.compact(report)
         return doc_ids, traces.look(store, self.parts.retriever, self.parts.lexical)
@@ -412,6 +412,19 @@ class Pipeline:
         """Vectors of texts as passages: (dim,) each, or with `tokens` (tokens, dim) each, in order."""
         encoder = self._load_encoder(pooling)
         return [encoded.tokens if tokens else encoded.vector for encoded in encoder.encode(list(texts))]
+
+    def prompts(self) -> dict[str, str]:
+        """Name and fingerprint of every prompt that answering may use; none where no language model is asked."""
+        if self.choice.reader == "extractive":
+            return {}
+        found = [self._prompt(task)(language) for task in ("answer", "condense") for language in ("en", "zh")]
+        return {prompt.name: prompt.sha256 for prompt in found}
+
+    def models(self) -> dict[str, dict[str, str]]:
+        """What encodes and what answers, by name and revision as far as they have one."""
+        encoder = self.encoder.spec
+        reader = {"name": self.choice.reader, "model": self._backend.model if self._backend else "none"}
+        return {"encoder": {"name": encoder.name, "revision": encoder.revision}, "reader": reader}
 
     def close(self) -> None:
         """Close the index."""
@@ -422,7 +435,8 @@ class Pipeline:
     # ---- parts -------------------------------------------------------------------------------------------------------
 
     @cached_property
-    def _encoder(self) -> Encoder:
+    def encoder(self) -> Encoder:
+        """The model that turns texts into vectors; loaded when first asked for."""
         return self._load_encoder(self._config.pooling)
 
     def _load_encoder(self, pooling: str) -> Encoder:
@@ -491,7 +505,7 @@ class Pipeline:
         check_encoder(store.manifest, self._settings())
         dense, lexical = open_dense(store, device=self.choice.device), open_lexical(store, self._analyzer)
         retriever = Retriever(
-            store, dense, lexical, self._encoder, analyzer=self._analyzer, settings=self._search_settings()
+            store, dense, lexical, self.encoder, analyzer=self._analyzer, settings=self._search_settings()
         )
         return Parts(store, dense, lexical, retriever)
 
@@ -523,7 +537,6 @@ class Pipeline:
         from reader.backends.base import Sampling
         from reader.compress import Compressor
         from reader.generative import GenerativeReader
-        from reader.verify import Verifier
 
         return GenerativeReader(
             self._backend,
@@ -536,11 +549,18 @@ class Pipeline:
                 repetition_penalty=config.repetition_penalty,
                 seed=config.seed,
             ),
-            verifier=Verifier(interaction, model=self._support_model),
+            verifier=self.verifier,
             compressor=Compressor(interaction) if config.compress else None,
             min_evidence=config.min_evidence,
             name=self.choice.reader,
         )
+
+    @property
+    def verifier(self) -> Verifier:
+        """What checks claims against passages; made anew, since the weights of words may have changed."""
+        from reader.verify import Verifier
+
+        return Verifier(self.parts.retriever.interaction, model=self._support_model)
 
     @cached_property
     def _backend(self) -> Backend | None:
@@ -629,7 +649,7 @@ def zephyr_settings(config: Config, choice: ProfileChoice) -> ZephyrSettings:
 
 
 @contextmanager
-def _stop_on_interrupt() -> Iterator[Callable[[], bool]]:
+def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
     """Turn the first Ctrl-C into a question the job can ask; the second one interrupts at once."""
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False

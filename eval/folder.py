@@ -105,8 +105,8 @@ def begun(folder: Path, manifest: Mapping[str, Any], *, force: bool = False) -> 
             strange = sorted(path.name for path in folder.iterdir() if path.name not in (*OURS, "index"))
             if strange and not force:
                 raise EvalError(
-                    f"{folder} holds other files ({', '.join(strange[:3])}); choose an empty folder, or --force to write"
-                    " beside them"
+                    f"{folder} holds other files ({', '.join(strange[:3])}); choose an empty folder, or --force to"
+                    " write beside them"
                 )
             write_json(folder / MANIFEST, manifest)
         yield RunFolder(folder, known or manifest, frozenset(_ids(folder / PREDICTIONS)))
@@ -116,9 +116,7 @@ def load_run(folder: Path) -> Run:
     """A finished run. Raises EvalError where there is none, or one of another version."""
     manifest = _manifest(folder)
     if manifest is None:
-        raise EvalError(
-            f"there is no run in {folder} ({MANIFEST} is missing); make one: rag eval run DATASET --out DIR"
-        )
+        raise EvalError(f"{folder} holds no run, no {MANIFEST}; make one: rag eval run DATASET --out {folder}")
     if not (folder / SCORES).exists():
         raise EvalError(f"the run in {folder} is not finished; give the same rag eval run again, it goes on")
     judged: dict[str, Judged] = {one.example.example_id: one for one in read_lines(Judged, folder / QUESTIONS)}
@@ -181,8 +179,8 @@ def _manifest(folder: Path) -> dict[str, Any] | None:
     manifest = read_json(path)
     if manifest.get("format") != FORMAT:
         raise EvalError(
-            f"{path} has format {manifest.get('format')!r}, expected {FORMAT}; another version of this program wrote it:"
-            " choose another folder, or --force to replace it"
+            f"{path} has format {manifest.get('format')!r}, expected {FORMAT}; another version of this program wrote"
+            " it: choose another folder, or --force to replace it"
         )
     return manifest
 
