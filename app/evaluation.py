@@ -176,7 +176,7 @@ def evaluate(wanted: Wanted, config: Config, means: Means) -> Run | None:
     config = replace(config, seed=SEED if config.seed is None else config.seed)
     with indexed(dataset, config, means, own_index=wanted.own_index) as pipeline:
         system = PipelineSystem(pipeline, k=config.top_k, reads=wanted.reads)
-        facts = _manifest(dataset, wanted, len(examples)) | _system_facts(pipeline, config)
+        facts = dataset_facts(dataset, wanted, len(examples)) | system_facts(pipeline, config)
         return make_run(
             examples, system, wanted, facts, means, scorer=Scorer(pipeline, config, with_map=wanted.with_map)
         )
@@ -326,10 +326,13 @@ class Scorer:
         predictions: Mapping[str, Prediction],
         found: Mapping[str, Any],
     ) -> None:
-        from eval.folder import REPORT
+        from eval.folder import MAP, REPORT, write_text
         from eval.report import write_report
+        from eval.wire import dumps
 
         drawn = self._map(self._pipeline.parts.store, predictions) if self._with_map and self._pipeline else None
+        if drawn is not None:
+            write_text(folder.folder / MAP, dumps(drawn))
         write_report(
             folder.folder / REPORT,
             manifest=folder.manifest,
@@ -365,6 +368,16 @@ class Scorer:
         )
 
 
+def load_map(folder: Path) -> CorpusMap | None:
+    """The map that a run's report was drawn with; None where it has none."""
+    from eval.folder import MAP
+    from eval.report.corpus_map import CorpusMap
+    from eval.wire import read_lines
+
+    path = folder / MAP
+    return next(read_lines(CorpusMap, path), None) if path.exists() else None
+
+
 def _similarity(encoder: Encoder) -> Similarity:
     """Cosine of an answer and the nearest gold, cut to [0, 1]; None where the encoder cannot read one of them whole."""
 
@@ -397,7 +410,9 @@ def _score_recorded(
         system, path = RecordedRun(wanted.run_file, k=config.top_k), wanted.run_file
     elif wanted.answers_file:
         system, path = RecordedAnswers(wanted.answers_file), wanted.answers_file
-    facts = _manifest(dataset, wanted, len(examples)) | {"recorded": {"name": path.name, "sha256": _file_digest(path)}}
+    facts = dataset_facts(dataset, wanted, len(examples)) | {
+        "recorded": {"name": path.name, "sha256": _file_digest(path)}
+    }
     scorer = Scorer(None, config, traced=wanted.run_file is not None)
     return make_run(examples, system, wanted, facts, means, scorer=scorer)
 
@@ -405,7 +420,7 @@ def _score_recorded(
 # ---- the manifest ----------------------------------------------------------------------------------------------------
 
 
-def _manifest(dataset: Dataset, wanted: Wanted, questions: int) -> dict[str, Any]:
+def dataset_facts(dataset: Dataset, wanted: Wanted, questions: int) -> dict[str, Any]:
     """Of what is asked, and with which program."""
     from eval.folder import FORMAT
 
@@ -430,7 +445,7 @@ def _manifest(dataset: Dataset, wanted: Wanted, questions: int) -> dict[str, Any
     }
 
 
-def _system_facts(pipeline: Pipeline, config: Config) -> dict[str, Any]:
+def system_facts(pipeline: Pipeline, config: Config) -> dict[str, Any]:
     """Of what is asked of: index, settings, prompts and models."""
     store, choice = pipeline.parts.store, pipeline.choice
     content = hashlib.sha256()

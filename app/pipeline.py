@@ -192,7 +192,7 @@ class Pipeline:
             return asked
         if self._backend and (condensed := condense(self._backend, self._prompt("condense"), asked, history)):
             return condensed
-        carried = carry_over(asked, history, self._analyzer, self.parts.retriever.interaction.term_idf)
+        carried = carry_over(asked, history, self.analyzer, self.parts.retriever.interaction.term_idf)
         if carried == asked:
             return asked
         alone, together = (_attempted(partial(self._retrieve, each, 1, None)) for each in (asked, carried))
@@ -259,7 +259,7 @@ class Pipeline:
                 folder=self._config.index,
                 settings=self._settings(),
                 make_encoder=lambda: self.encoder,
-                analyzer=self._analyzer,
+                analyzer=self.analyzer,
                 report=report,
                 prune=prune,
                 rebuild=rebuild,
@@ -276,7 +276,7 @@ class Pipeline:
             folder=self._config.index,
             settings=self._settings(),
             make_encoder=lambda: self.encoder,
-            analyzer=self._analyzer,
+            analyzer=self.analyzer,
             report=report,
         )
 
@@ -333,7 +333,7 @@ class Pipeline:
             self._config.index,
             settings=self._settings(),
             make_encoder=lambda: self.encoder,
-            analyzer=self._analyzer,
+            analyzer=self.analyzer,
             report=report,
         )
 
@@ -342,7 +342,7 @@ class Pipeline:
         from ingest.indexer import words_in
         from retrieval.maintain import compact
 
-        compact(self._open_store(), self._analyzer, wait_seconds=_WAIT_SECONDS, progress=words_in(report))
+        compact(self._open_store(), self.analyzer, wait_seconds=_WAIT_SECONDS, progress=words_in(report))
 
     def backup(self, path: Path, *, replace: bool = False) -> BackupFacts:
         """Write the index to one file."""
@@ -356,9 +356,9 @@ class Pipeline:
         from retrieval.maintain import restore, restore_previous
 
         if path is None:
-            restore_previous(self._config.index, self._analyzer, wait_seconds=_WAIT_SECONDS)
+            restore_previous(self._config.index, self.analyzer, wait_seconds=_WAIT_SECONDS)
             return None
-        return restore(self._config.index, path, self._analyzer, wait_seconds=_WAIT_SECONDS, progress=words_in(report))
+        return restore(self._config.index, path, self.analyzer, wait_seconds=_WAIT_SECONDS, progress=words_in(report))
 
     def bytes_on_disk(self) -> int:
         """What the whole index folder takes, earlier versions included."""
@@ -402,8 +402,8 @@ class Pipeline:
             raise RagError(f"'{source}' is ambiguous, it is in several roots: {places}; name one of these")
         doc_ids = tuple(row.doc_id for row in rows)
         store = self._open_store()
-        traces = Traces.take(store, doc_ids, self._analyzer)
-        forget_documents(store, doc_ids, settings=self._settings(), encoder=self.encoder, analyzer=self._analyzer)
+        traces = Traces.take(store, doc_ids, self.analyzer)
+        forget_documents(store, doc_ids, settings=self._settings(), encoder=self.encoder, analyzer=self.analyzer)
         if compacted:
             self.compact(report)
         return doc_ids, traces.look(store, self.parts.retriever, self.parts.lexical)
@@ -481,7 +481,8 @@ class Pipeline:
         return self._store
 
     @cached_property
-    def _analyzer(self) -> Analyzer:
+    def analyzer(self) -> Analyzer:
+        """How texts become index terms."""
         from retrieval.analyze import Analyzer, UserDictionary
 
         dictionary = self._config.dictionary
@@ -491,7 +492,7 @@ class Pipeline:
     def _synonyms(self) -> Synonyms | None:
         from retrieval.synonyms import Synonyms
 
-        return Synonyms.load(self._config.synonyms, self._analyzer) if self._config.synonyms else None
+        return Synonyms.load(self._config.synonyms, self.analyzer) if self._config.synonyms else None
 
     @cached_property
     def parts(self) -> Parts:
@@ -503,9 +504,9 @@ class Pipeline:
 
         store = self._open_store()
         check_encoder(store.manifest, self._settings())
-        dense, lexical = open_dense(store, device=self.choice.device), open_lexical(store, self._analyzer)
+        dense, lexical = open_dense(store, device=self.choice.device), open_lexical(store, self.analyzer)
         retriever = Retriever(
-            store, dense, lexical, self.encoder, analyzer=self._analyzer, settings=self._search_settings()
+            store, dense, lexical, self.encoder, analyzer=self.analyzer, settings=self._search_settings()
         )
         return Parts(store, dense, lexical, retriever)
 
@@ -592,29 +593,38 @@ class Pipeline:
         return NliModel.load(self._config.verifier, device=self.choice.device) if self._config.verifier else None
 
     def _prompt(self, task: str) -> Callable[[str], Prompt]:
-        """language -> the prompt of a task: the user's own, where their folder has it, else the one that ships."""
+        """language -> the prompt of a task."""
+        return lambda language: self.prompt(f"{task}-{language}")
+
+    def prompt(self, name: str) -> Prompt:
+        """The user's own prompt of a name, where their folder has it, else the one that ships."""
         from prompts import PromptError, load_prompt
 
         folder = self._config.prompts
         if folder is not None and not folder.is_dir():
             raise ConfigError(f"there is no folder {folder} of prompts; make it, or leave the setting prompts out")
+        shipped = load_prompt(name)
+        if folder is None or not (folder / f"{shipped.name}.toml").exists():
+            return shipped
+        try:
+            own = load_prompt(shipped.name, folder=folder)
+        except PromptError as error:
+            raise ConfigError(f"{error} (in {folder})") from error
+        if own.variables != shipped.variables:
+            raise ConfigError(
+                f"the prompt {folder / shipped.name}.toml has the placeholders {sorted(own.variables)}, expected"
+                f" {sorted(shipped.variables)}"
+            )
+        return own
 
-        def load(language: str) -> Prompt:
-            shipped = load_prompt(f"{task}-{language}")
-            if folder is None or not (folder / f"{shipped.name}.toml").exists():
-                return shipped
-            try:
-                own = load_prompt(shipped.name, folder=folder)
-            except PromptError as error:
-                raise ConfigError(f"{error} (in {folder})") from error
-            if own.variables != shipped.variables:
-                raise ConfigError(
-                    f"the prompt {folder / shipped.name}.toml has the placeholders {sorted(own.variables)}, expected"
-                    f" {sorted(shipped.variables)}"
-                )
-            return own
-
-        return load
+    def model(self, purpose: str) -> Backend:
+        """The language model. Raises ConfigError that says how to have one, where the reader has none."""
+        if self._backend is None:
+            raise ConfigError(
+                f"{purpose} needs a language model and the {self.choice.reader} reader has none; use --reader zephyr,"
+                " or name a server (docs/serving.md)"
+            )
+        return self._backend
 
     def _document(self, doc_id: str) -> Document:
         document = self._open_store().document(doc_id)

@@ -27,9 +27,9 @@ MANIFEST, PREDICTIONS, QUESTIONS, SCORES, REPORT = (
     "scores.json",
     "report.html",
 )
-RUN_FILE, QRELS_FILE = "run.trec", "qrels.trec"
+RUN_FILE, QRELS_FILE, MAP, VERDICTS = "run.trec", "qrels.trec", "map.json", "verdicts.jsonl"
 LOCK = ".lock"
-OURS = (MANIFEST, PREDICTIONS, QUESTIONS, SCORES, REPORT, RUN_FILE, QRELS_FILE, LOCK)
+OURS = (MANIFEST, PREDICTIONS, QUESTIONS, SCORES, REPORT, RUN_FILE, QRELS_FILE, MAP, VERDICTS, LOCK)
 MOVING = ("format", "created_at", "finished_at", "seconds", "questions_per_second", "resumed", "created_by")
 """Keys of a manifest that say nothing of what a run's numbers depend on."""
 

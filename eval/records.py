@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from reader.records import Answer, Citation, Sentence, Turn
 from retrieval.records import Document, Hit
 
-Section = Literal["retrieval", "answer", "abstention", "citations"]
-SECTIONS: tuple[Section, ...] = ("retrieval", "answer", "abstention", "citations")
+Section = Literal["retrieval", "answer", "abstention", "citations", "judge"]
+SECTIONS: tuple[Section, ...] = get_args(Section)
 
 Stage = Literal[
     "not in index",

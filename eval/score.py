@@ -182,10 +182,10 @@ def scores(judged: Sequence[Judged], predictions: Mapping[str, Prediction]) -> d
 
     A section maps each measure to its value, low, high (95%) and n. `lost` counts questions by stage.
     """
-    found: dict[str, Any] = {section: {} for section in SECTIONS}
+    found: dict[str, Any] = {section: {} for section in SECTIONS if section != "judge"}
     for name, score in measured(judged).items():
         section, measure = name.split(".", 1)
-        found[section][measure] = asdict(score)
+        found.setdefault(section, {})[measure] = asdict(score)
     decided = _Decided.of(judged, predictions)
     found["abstention"] |= {name: asdict(score) for name, score in decided.areas().items()}
     return {
@@ -267,6 +267,11 @@ class _Decided:
     def _scored(self) -> NDArray[np.bool_]:
         return ~np.isnan(self.evidence)
 
+    def _risks(self) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
+        """What risk and coverage are of: questions that were failed on are not covered."""
+        own = self._scored() | ~self.answered
+        return self.evidence[own], self.correct[own], self.answered[own]
+
     def areas(self) -> dict[str, Score]:
         """Of evidence as a judge of what can be answered, and of what is answered rightly."""
         own = self._scored()
@@ -275,8 +280,7 @@ class _Decided:
         samples = [self.answerable[own], self.evidence[own]]
         found = {"auroc": interval_of(auroc, samples, seed=SEED)}
         if self.correct.any():
-            kept = [self.evidence[own], self.correct[own], self.answered[own]]
-            found["accuracy_coverage_area"] = interval_of(accuracy_coverage_area, kept, seed=SEED)
+            found["accuracy_coverage_area"] = interval_of(accuracy_coverage_area, self._risks(), seed=SEED)
         return {name: score for name, score in found.items() if score.n}
 
     def confusion(self) -> dict[str, dict[str, int]]:
@@ -292,8 +296,8 @@ class _Decided:
         if not own.any():
             return {}
         curves: dict[str, Any] = {}
-        if self.answered[own].any():
-            curve = risk_coverage(self.evidence[own], self.correct[own], self.answered[own])
+        if (own & self.answered).any():
+            curve = risk_coverage(*self._risks())
             points = np.column_stack((curve.coverage, curve.risk))
             curves["risk_coverage"] = _thinned(points)
         if found := reliability(self.answerable[own], self.evidence[own]):

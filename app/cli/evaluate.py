@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from app.cli.common import (
+    FAILED,
     INTERRUPTED,
     ConfigFlag,
     DeviceFlag,
@@ -26,11 +28,14 @@ from app.cli.common import (
     stdout,
     table,
 )
+from app.cli.text import visible
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from eval.compare import Comparison
     from eval.folder import Run
+    from eval.gate import Gate
 
 app = typer.Typer(no_args_is_help=True, help="Measure how good the answers are, and where questions are lost.")
 
@@ -126,8 +131,6 @@ def print_scores(made: Run) -> None:
     """The main measures with their intervals, where questions were lost, and where the rest is."""
     from rich.text import Text
 
-    from app.cli.text import visible
-
     console = stdout()
     shown = table("", "measure", "value", "95%", "questions", numbers=("value", "questions"))
     for section, names in HEADLINES:
@@ -170,3 +173,262 @@ def _print_baselines(scores: Mapping[str, Any]) -> None:
         shown.add_row(baseline, *(f"{measures[name]['value']:.3f}" for name in names))
     stdout().print()
     stdout().print(shown)
+
+
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Folder of a finished run.", show_default=False)]
+
+
+@app.command()
+def compare(
+    *,
+    a: Annotated[str, typer.Argument(metavar="A", help="Folder of a finished run.", show_default=False)],
+    b: Annotated[str, typer.Argument(metavar="B", help="Folder of another one.", show_default=False)],
+    other_dataset: Annotated[
+        bool, typer.Option("--other-dataset", help="Compare though the datasets are not the same.")
+    ] = False,
+    show: Annotated[int, typer.Option("--show", min=0, metavar="N", help="How many flipped questions to list.")] = 10,
+    as_json: JsonFlag = False,
+) -> None:
+    """Is B better than A: each measure with interval and p-value, and the questions that flipped."""
+    from eval.compare import compare as compared
+    from eval.folder import load_run
+
+    found = compared(load_run(Path(a)), load_run(Path(b)), other_dataset=other_dataset)
+    if as_json:
+        print_json(found.to_record())
+    else:
+        _print_comparison(found, show=show)
+
+
+def _print_comparison(found: Comparison, *, show: int) -> None:
+    from rich.text import Text
+
+    console = stdout()
+    for line in found.notes:
+        note(line)
+    for setting in found.settings[:20]:
+        console.print(f"{visible(setting.name)}: {setting.a} in A, {setting.b} in B", style="dim", soft_wrap=True)
+    numbers = ("A", "B", "B - A", "p", "questions")
+    shown = table("measure", "A", "B", "B - A", "95%", "p", "", "questions", numbers=numbers)
+    style = {"better": "bold green", "worse": "bold red"}
+    for one in found.differences:
+        shown.add_row(
+            visible(one.measure), f"{one.a:.3f}", f"{one.b:.3f}", f"{one.difference:+.3f}",
+            Text(f"{one.low:+.3f} to {one.high:+.3f}", style="dim"), f"{one.p_holm:.3f}",
+            Text(one.verdict if one.verdict in style else "", style=style.get(one.verdict, "")), f"{one.n:,}",
+        )  # fmt: skip
+    console.print(shown)
+    console.print("p: randomisation test, adjusted for the number of measures (Holm)", style="dim", soft_wrap=True)
+    gained = sum(flip.right_in == "b" for flip in found.flips)
+    console.print()
+    console.print(f"{gained:,} questions only B has right, {len(found.flips) - gained:,} only A", style="bold")
+    for flip in found.flips[:show]:
+        other = "A" if flip.right_in == "b" else "B"
+        where = f"{other} lost it: {flip.lost.stage}, {flip.lost.why}" if flip.lost else f"{other} has it wrong"
+        console.print(f"  {'+' if flip.right_in == 'b' else '-'} {visible(flip.question)[:100]}", soft_wrap=True)
+        console.print(f"    {visible(where)}", style="dim", soft_wrap=True)
+    if len(found.flips) > show:
+        console.print(f"  and {len(found.flips) - show:,} more; --show N lists them, --json has all", style="dim")
+    _print_moves(found)
+
+
+def _print_moves(found: Comparison) -> None:
+    """How many questions each run lost where."""
+    stages = dict.fromkeys(stage for move in found.moves for stage in (move.a, move.b) if stage)
+    if not stages:
+        return
+    shown = table("lost", "in A", "in B", numbers=("in A", "in B"))
+    for stage in stages:
+        counts = (sum(move.n for move in found.moves if getattr(move, side) == stage) for side in ("a", "b"))
+        shown.add_row(stage, *map("{:,}".format, counts))
+    stdout().print()
+    stdout().print(shown)
+
+
+@app.command()
+def gate(
+    *,
+    run: RunArgument,
+    baseline: Annotated[str, typer.Option("--baseline", metavar="RUN", help="The run to hold it against.")],
+    measure: Annotated[
+        list[str] | None,
+        typer.Option("--measure", metavar="NAME", help="What to check, like answer.correct; several may be given."),
+    ] = None,
+    alpha: Annotated[float, typer.Option("--alpha", min=0.0001, max=0.5, help="Chance of a false alarm.")] = 0.05,
+    tolerance: Annotated[float, typer.Option("--tolerance", min=0.0, help="A drop of so much passes anyhow.")] = 0.0,
+    as_json: JsonFlag = False,
+) -> None:
+    """Fail (exit 1) when a measure dropped significantly below a baseline: for your own CI."""
+    from eval.folder import load_run
+    from eval.gate import gate as checked
+
+    found = checked(load_run(Path(run)), load_run(Path(baseline)), measures=measure, alpha=alpha, tolerance=tolerance)
+    if as_json:
+        print_json(found.to_record())
+    else:
+        _print_gate(found)
+    if not found.passed:
+        raise typer.Exit(FAILED)
+
+
+def _print_gate(found: Gate) -> None:
+    from rich.text import Text
+
+    for line in found.notes:
+        note(line)
+    shown = table("", "measure", "baseline", "run", "difference", "why", numbers=("baseline", "run", "difference"))
+    for check in found.checks:
+        mark = Text("passed", style="green") if check.passed else Text("FAILED", style="bold red")
+        shown.add_row(
+            mark, check.measure, f"{check.baseline:.3f}", f"{check.run:.3f}", f"{check.difference:+.3f}",
+            Text(check.why, style="dim"),
+        )  # fmt: skip
+    stdout().print(shown)
+
+
+@app.command()
+def sweep(
+    context: typer.Context,
+    *,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A TOML file: dataset, metric, [grid].")],
+    out: OutFlag,
+    as_json: JsonFlag = False,
+    profile: ProfileFlag = None,
+    device: DeviceFlag = None,
+    config: ConfigFlag = None,
+) -> None:
+    """Try every combination of settings and rank them, beside what they cost. A sweep that was interrupted goes on."""
+    from app.cli.progress import Reporter
+    from app.evaluation import Means
+    from app.sweeping import run_sweep
+    from eval.sweep import load_sweep
+
+    session: Session = context.obj
+    session.kept = f"what is finished is kept in {out}; the same command goes on from there"
+    settings = session.config(config=config, profile=profile, device=device)
+    asked = load_sweep(Path(file))
+    with Reporter(stderr()) as progress:
+        record = run_sweep(asked, settings, Path(out), Means(session.open_pipeline, progress, note))
+    if as_json:
+        print_json(record)
+    else:
+        _print_sweep(record)
+
+
+def _print_sweep(record: Mapping[str, Any]) -> None:
+    from rich.text import Text
+
+    varied = dict.fromkeys(key for tried in record["ranking"] for key in tried["settings"])
+    numbers = (record["metric"], "ms", "index MB", "peak MB")
+    shown = table("", *varied, record["metric"], "95%", "below the best", "ms", "index MB", "peak MB", numbers=numbers)
+    for tried in record["ranking"]:
+        score, costs = tried["score"], tried["costs"]
+        settings = [visible(str(tried["settings"].get(key, ""))) for key in varied]
+        if tried["rank"] is None:
+            shown.add_row("", *settings, Text(visible(tried["error"] or "no value"), style="red"))
+            continue
+        worse = f"p {tried['p']:.3f}" if tried["p"] is not None else ""
+        peaks = [peak for peak in costs.get("peak_memory_bytes", {}).values() if peak]
+        shown.add_row(
+            str(tried["rank"]), *settings, f"{score['value']:.3f}",
+            Text(f"{score['low']:.3f} to {score['high']:.3f}", style="dim"),
+            Text(worse, style="red" if tried["below_best"] else "dim"),
+            _number(costs.get("latency_ms", {}).get("total", {}).get("median"), 1),
+            _number(costs.get("index_bytes"), 1e6), _number(max(peaks, default=None), 1e6),
+        )  # fmt: skip
+    stdout().print(shown)
+
+
+def _number(value: float | None, unit: float) -> str:
+    return "" if value is None else f"{value / unit:,.1f}"
+
+
+@app.command()
+def generate(
+    context: typer.Context,
+    *,
+    out: Annotated[str, typer.Option("--out", "-o", metavar="FILE", help="Where to write them, as JSON lines.")],
+    count: Annotated[int, typer.Option("--count", "-n", min=1, max=100_000, help="How many questions.")] = 100,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Which passages are drawn.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file.")] = False,
+    index: IndexFlag = None,
+    profile: ProfileFlag = None,
+    encoder: EncoderFlag = None,
+    device: DeviceFlag = None,
+    reader: ReaderFlag = None,
+    config: ConfigFlag = None,
+) -> None:
+    """Make a test set from your own index: with the reader's language model, or with templates where it has none."""
+    from app.cli.progress import Reporter
+    from app.evaluation import Means
+    from app.judging import make_questions
+    from eval.errors import EvalError
+    from eval.generate import write_pairs
+
+    session: Session = context.obj
+    if Path(out).exists() and not force:  # before the work, not after it
+        raise EvalError(f"{out} exists; name another file, or add --force to replace it")
+    settings = session.config(
+        config=config, index=index, profile=profile, encoder=encoder, device=device, reader=reader
+    )
+    with session.pipeline(settings) as pipeline, Reporter(stderr()) as progress:
+        made = make_questions(pipeline, count=count, seed=seed, means=Means(session.open_pipeline, progress, note))
+    if not made.pairs:
+        raise EvalError(f"no question could be made: {_reasons(made.dropped) or 'the index is empty'}")
+    write_pairs(Path(out), made.pairs, force=force)
+    console = stdout()
+    console.print(f"{len(made.pairs):,} questions of {made.passages:,} passages in {visible(out)}", soft_wrap=True)
+    if made.dropped:
+        console.print(f"not kept: {_reasons(made.dropped)}", style="dim", soft_wrap=True)
+    if len(made.pairs) < count:
+        note(f"the index gave {len(made.pairs):,} good questions, {count:,} were asked for")
+
+
+def _reasons(dropped: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {visible(reason)}" for reason, count in dropped.items())
+
+
+@app.command()
+def judge(
+    context: typer.Context,
+    *,
+    target: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN|FILE",
+            help="A finished run; or a JSONL file of answers that people graded, to see how far the judge agrees.",
+            show_default=False,
+        ),
+    ],
+    as_json: JsonFlag = False,
+    profile: ProfileFlag = None,
+    reader: ReaderFlag = None,
+    device: DeviceFlag = None,
+    config: ConfigFlag = None,
+) -> None:
+    """Let a language model grade answers from 1 to 5."""
+    from app.cli.progress import Reporter
+    from app.evaluation import Means
+    from app.judging import judge_file, judge_run
+    from eval.folder import load_run
+
+    session: Session = context.obj
+    settings = session.config(config=config, profile=profile, reader=reader, device=device)
+    with session.pipeline(settings) as pipeline, Reporter(stderr()) as progress:
+        means = Means(session.open_pipeline, progress, note)
+        if Path(target).is_dir():
+            graded = judge_run(load_run(Path(target)), pipeline, means)
+            record = dict(load_run(Path(target)).scores.get("judge", {}))
+        else:
+            agreed, graded = judge_file(Path(target), pipeline, means)
+            record = asdict(agreed)
+    if as_json:
+        print_json({**record, **asdict(graded)})
+        return
+    for name, value in record.items():
+        found = value["value"] if isinstance(value, dict) else value
+        stdout().print(f"{name}: {found:.3f}" if isinstance(found, float) else f"{name}: {found}", soft_wrap=True)
+    if graded.unparsable:
+        note(
+            f"{graded.unparsable:,} of {graded.answers:,} verdicts could not be read; the first: {graded.first_unparsable}"
+        )
