@@ -10,8 +10,8 @@ MAKEFLAGS += --no-print-directory --no-builtin-rules
 VENV := .venv
 RAG := $(VENV)/bin/rag
 PY := $(VENV)/bin/python
-DATA := .rag
-SAMPLE := $(DATA)/sample
+override STATE := .rag
+override SAMPLE := $(STATE)/sample
 
 # 3.11 first: the constraints were made with it. Only asked for when .venv is made.
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3.14 python3; do \
@@ -25,30 +25,50 @@ INSTALLED := $(VENV)/.installed-$(EXTRA)
 override export ASK_QUESTION := $(value Q)
 override export ASK_DOCS := $(value DOCS)
 override export ASK_INDEX := $(value INDEX)
+override export ASK_DATA := $(value DATA)
+override export ASK_OUT := $(value OUT)
+override export ASK_FORCE := $(value FORCE)
 override export ASK_TORCH_INDEX := $(value TORCH_INDEX)
-unexport Q DOCS INDEX TORCH_INDEX
+unexport Q DOCS INDEX DATA OUT FORCE TORCH_INDEX
 MAKEOVERRIDES :=
 
 # Sets $docs and $index. Two folders of documents never share an index that nobody named.
 define choose_docs_and_index
 if [ -n "$$ASK_DOCS" ]; then \
 	docs=$$(CDPATH= cd -- "$$ASK_DOCS" 2>/dev/null && pwd -P && echo .) && docs=$${docs%?.} || docs=$$ASK_DOCS; \
-	index=$(DATA)/index-$$(printf %s "$$docs" | cksum | cut -d' ' -f1); \
-else docs=$(SAMPLE); index=$(DATA)/index; fi; \
+	index=$(STATE)/index-$$(printf %s "$$docs" | cksum | cut -d' ' -f1); \
+else docs=$(SAMPLE); index=$(STATE)/index; fi; \
 if [ -n "$$ASK_INDEX" ]; then index=$$ASK_INDEX; fi
 endef
 
 refresh = $(choose_docs_and_index); $(RAG) ingest --prune --quiet --index="$$index" -- "$$docs"
 documents = $(if $(value DOCS),,$(SAMPLE)/.rag-sample)
 
-.PHONY: help setup ask search index test coverage stress bench bench-retrieval bench-reader fmt check doctor clean question
+# Questions that were named are asked of what they bring along, or of DOCS or INDEX; without any, some are made from the
+# documents, the same ones as long as these do not change.
+define evaluate
+$(choose_docs_and_index); \
+given=$${ASK_DATA:-$$docs}; \
+name=$$(basename -- "$$given" | LC_ALL=C tr -c 'A-Za-z0-9.\n-' _)-$$(printf %s "$$given" | cksum | cut -d' ' -f1); \
+out=$${ASK_OUT:-$(STATE)/eval/$$name}; questions=$$ASK_DATA; over=(); force=(); \
+if [ -n "$$ASK_FORCE" ]; then force=(--force); fi; \
+if [ -z "$$ASK_DATA" ] || [ -n "$$ASK_DOCS" ]; then $(RAG) ingest --prune --quiet --index="$$index" -- "$$docs"; fi; \
+if [ -z "$$ASK_DATA" ] || [ -n "$$ASK_DOCS$$ASK_INDEX" ]; then over=(--index="$$index"); fi; \
+if [ -z "$$ASK_DATA" ]; then \
+	questions=$(STATE)/eval/$$name.jsonl; force=(--force); mkdir -p $(STATE)/eval; \
+	$(RAG) eval generate --force --out="$$questions" --index="$$index"; fi; \
+$(RAG) eval run "$${over[@]}" "$${force[@]}" --out="$$out" -- "$$questions"
+endef
+
+.PHONY: help setup ask search index eval test coverage stress bench bench-retrieval bench-reader fmt check doctor clean question
 
 help: ## Show this list
 	@printf 'usage: make TARGET [NAME=value]...\n\n'
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' Makefile
 	@printf '\n  Q="question"      what to ask or to search for\n'
 	@printf '  DOCS=folder       your documents; without it, the Python language reference\n'
-	@printf '  INDEX=folder      where the index is kept; without it, one folder in $(DATA) for each DOCS\n'
+	@printf '  DATA=questions    for eval: a BEIR folder, SQuAD JSON, CSV or JSONL; OUT=folder for the run, FORCE=1 anew\n'
+	@printf '  INDEX=folder      where the index is kept; without it, one folder in $(STATE) for each DOCS\n'
 	@printf '  TORCH_INDEX=url   for setup: a package index that has CPU builds of torch\n'
 	@printf '  PYTHON=program    for setup: the Python to use, 3.11 or newer\n'
 
@@ -62,6 +82,9 @@ search: question $(INSTALLED) $(documents) ## Show the passages nearest to Q="qu
 
 index: $(INSTALLED) $(documents) ## Bring the index up to date with the documents
 	@$(refresh); echo "index in $$index"
+
+eval: $(INSTALLED) $(if $(value DATA),,$(documents)) ## Score answers to the questions in DATA, or to some made from the documents
+	@$(evaluate)
 
 test: $(INSTALLED) ## Run the whole test suite: no network, no GPU, no downloaded weights
 	@$(PY) -m pytest
@@ -94,7 +117,7 @@ doctor: $(INSTALLED) ## Show what this machine can do, and how to fix what it ca
 	@$(RAG) doctor
 
 clean: ## Remove indexes, the sample and caches; .venv stays
-	@rm -rf $(DATA) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov build dist *.egg-info
+	@rm -rf $(STATE) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage htmlcov build dist *.egg-info
 	@find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 	@if [ -d $(VENV) ]; then echo 'kept $(VENV); remove it with: rm -rf $(VENV)'; fi
 
@@ -120,7 +143,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@echo 'installing pinned packages, extra $(EXTRA); the first time takes a minute or more'
 	@pip() { $(PY) -m pip install --progress-bar off --disable-pip-version-check --constraint constraints.txt "$$@"; }; \
 	{ pip --quiet setuptools && pip $${ASK_TORCH_INDEX:+--extra-index-url "$$ASK_TORCH_INDEX"} \
-		--no-build-isolation --editable '.[$(EXTRA),dev]'; } 2>&1 \
+		--no-build-isolation --editable '.[$(EXTRA),eval,map,dev]'; } 2>&1 \
 	| tee $(VENV)/setup.log \
 	| awk '/^ *(Downloading|Using cached) / && ($$NF == "GB)" || ($$NF == "MB)" && substr($$(NF-1), 2) + 0 >= 20)) { \
 			file = $$(NF-2); sub(/.*[/]/, "", file); split(file, part, "-"); \

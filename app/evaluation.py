@@ -106,7 +106,9 @@ class PipelineSystem:
         )
 
     def _read_of(self, found: Retrieved, answer: Answer) -> tuple[str, ...]:
-        """chunk_ids of what the reader was given."""
+        """chunk_ids of what the reader was given; none where there was too little evidence to ask it."""
+        if answer.abstention == "evidence":
+            return ()
         if self._pipeline.choice.reader == "extractive":
             from reader.backends.extractive import PASSAGES_READ
 

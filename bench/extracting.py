@@ -10,9 +10,9 @@ import numpy as np
 
 from app.pipeline import Pipeline
 from bench.data import data_folder, rows
-from bench.metrics import difference_interval
 from bench.sets import Asked, opened, question_set
 from bench.table import Table
+from eval.statistics import paired
 from retrieval.interaction import Passage
 from retrieval.sentences import sentences
 from retrieval.threads import one_blas_thread
@@ -29,9 +29,9 @@ def run(*, limit: int | None = None) -> Table:
         found = _measure(name, limit or _QUESTIONS)
         ours, others = found["ours"], {way: values for way, values in found.items() if way != "ours"}
         best = max(others, key=lambda way: others[way].mean())
-        low, high = difference_interval(ours, others[best])
+        (above,) = paired(others[best][:, None], ours[:, None], seed=0)
         shares = (f"{values.mean():.3f}" for values in found.values())
-        lines.append((name, str(len(ours)), *shares, f"{low:+.3f} to {high:+.3f} ({best})"))
+        lines.append((name, str(len(ours)), *shares, f"{above.low:+.3f} to {above.high:+.3f} ({best})"))
     return Table(
         "The best sentence of the right passage",
         ("set", "questions", *_WAYS, "ours - better single, 95%"),

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from app.config import load_config, process_environment
 from app.pipeline import Pipeline
-from bench.data import data_folder, rows
+from bench.data import data_folder
+from eval.datasets import load_dataset
+from eval.records import Dataset, Example
 from ingest.records import Progress
 from retrieval.records import Document
 
@@ -41,22 +43,19 @@ class QuestionSet:
     questions: tuple[Asked, ...]
 
 
+def folder_of(name: str) -> Path:
+    """Where the questions of a set are."""
+    return data_folder("eval", "hf_doc_qa_eval" if name == FILES else name)
+
+
 def question_set(name: str) -> QuestionSet:
-    """A set by its folder's name, or FILES. Blank questions, of which squad2_dev_big has a few, are left out."""
-    folder = data_folder("eval", "hf_doc_qa_eval" if name == FILES else name)
-    return QuestionSet(name, tuple(one for one in _questions(folder) if one.text.strip()))
+    """A set by its folder's name, or FILES."""
+    return QuestionSet(name, tuple(map(_asked, _dataset(name).examples)))
 
 
 def documents(name: str) -> list[Document]:
     """The corpus of a set, a document a line; `source` is the id that the set gives it."""
-    corpus = data_folder("eval", name) / "corpus.jsonl"
-    made = []
-    for row in rows(corpus):
-        title, text = str(row.get("title") or ""), str(row["text"])
-        digest = hashlib.sha256(f"{title}\0{text}".encode()).hexdigest()
-        source = str(row["_id"])
-        made.append(Document(f"{name}/{source}", f"/{name}", source, "text/plain", title, text, (), digest))
-    return made
+    return list(_dataset(name).documents)
 
 
 @contextmanager
@@ -81,19 +80,17 @@ def opened(asked: QuestionSet) -> Iterator[Pipeline]:
         yield pipeline
 
 
-def _questions(folder: Path) -> Iterator[Asked]:
-    relevant: dict[str, dict[str, int]] = {}
-    for line in (folder / "qrels" / "test.tsv").read_text(encoding="utf-8").splitlines()[1:]:
-        query, document, grade = line.split("\t")
-        if float(grade) > 0:
-            relevant.setdefault(query, {})[document.replace("/blob/main/", "/")] = int(float(grade))
-    for row in rows(folder / "queries.jsonl"):
-        found = relevant.get(str(row["_id"]), {})
-        kind = "unanswerable" if row.get("unanswerable") or not found else "answerable"
-        yield Asked(str(row["_id"]), str(row["text"]), found, kind)
-    elsewhere = folder / "queries_outofcorpus.jsonl"
-    for row in rows(elsewhere) if elsewhere.is_file() else ():
-        yield Asked(str(row["_id"]), str(row["text"]), {}, "elsewhere")
+@cache
+def _dataset(name: str) -> Dataset:
+    return load_dataset(folder_of(name))
+
+
+def _asked(example: Example) -> Asked:
+    if example.kind == "elsewhere":
+        return Asked(example.example_id, example.question, {}, "elsewhere")
+    relevant = example.relevant or {}
+    kind = "answerable" if relevant and example.answerable is not False else "unanswerable"
+    return Asked(example.example_id, example.question, relevant if kind == "answerable" else {}, kind)
 
 
 def _silent(_: Progress) -> None:

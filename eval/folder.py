@@ -30,8 +30,11 @@ MANIFEST, PREDICTIONS, QUESTIONS, SCORES, REPORT = (
 RUN_FILE, QRELS_FILE, MAP, VERDICTS = "run.trec", "qrels.trec", "map.json", "verdicts.jsonl"
 LOCK = ".lock"
 OURS = (MANIFEST, PREDICTIONS, QUESTIONS, SCORES, REPORT, RUN_FILE, QRELS_FILE, MAP, VERDICTS, LOCK)
-MOVING = ("format", "created_at", "finished_at", "seconds", "questions_per_second", "resumed", "created_by")
+MOVING = ("format", "created_at", "finished_at", "seconds", "asked", "questions_per_second", "costs", "paths")
 """Keys of a manifest that say nothing of what a run's numbers depend on."""
+
+_ELSEWHERE = (*MOVING, "git_commit", "machine")
+"""Keys that may differ when a run goes on: it may do so on another machine, after a commit."""
 
 _MAX_JSON_BYTES = 64_000_000
 
@@ -190,7 +193,9 @@ def _resumed(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any] | None
     known = _manifest(folder)
     if known is None:
         return None
-    before, now = (_flat({key: value for key, value in one.items() if key not in MOVING}) for one in (known, manifest))
+    before, now = (
+        _flat({key: value for key, value in one.items() if key not in _ELSEWHERE}) for one in (known, manifest)
+    )
     differ = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
     if differ:
         shown = ", ".join(f"{key} {before.get(key)!s:.60} (now {now.get(key)!s:.60})" for key in differ[:4])

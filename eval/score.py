@@ -85,7 +85,8 @@ def _judged(gold: Gold, prediction: Prediction, values: Mapping[str, float], sco
     if not _is_search(prediction):
         found |= _named("answer", answer_values(prediction.answer, bool(prediction.abstained), example))
         found |= _named("answer", choice_values(prediction.choice, example))
-        found |= _named("citations", citation_values(prediction, example, scoring.text_of))
+        if scoring.traced:
+            found |= _named("citations", citation_values(prediction, example, scoring.text_of))
     correct = found.get("answer.correct")
     if example.answerable is not None and not _is_search(prediction):
         answered = None if prediction.answer is None else not prediction.abstained

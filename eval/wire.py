@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from eval.errors import EvalError
 
@@ -32,7 +32,8 @@ def loads(kind: type[T], line: bytes | str) -> T:
     from pydantic import ValidationError
 
     try:
-        return cast("T", _adapter(kind).validate_python(_renamed(json.loads(line), _FIELDS)))
+        record = json.loads(line, parse_constant=_refuse)
+        return cast("T", _adapter(kind).validate_python(_renamed(record, _FIELDS)))
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except ValidationError as error:
@@ -55,6 +56,10 @@ def read_lines(kind: type[T], path: Path) -> Iterator[T]:
                 raise EvalError(
                     f"{path}:{number}: {error}; expected a line as `rag eval run` writes it; run it again with --force"
                 ) from None
+
+
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number that JSON has")
 
 
 _ADAPTERS: dict[Any, TypeAdapter[Any]] = {}

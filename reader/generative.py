@@ -285,6 +285,7 @@ def _sentence(claim: Claim, finding: _Finding, *, added: bool) -> Sentence:
         added=added,
         alone=tuple(found.score if (found := _evidence(finding, marker)) else 0.0 for marker in claim.markers),
         instead=None if added else finding.supporter,
+        without=check.without if check else (),
     )
 
 

@@ -49,6 +49,7 @@ class Sentence:
     markers: the passages it cites. added: they were not the model's own but found to support the sentence. support:
     [0, 1], how well the cited passages bear it out together; None where there was nothing to check it against.
     alone: the same for each marker by itself. instead: a passage that bears it out where those it cites do not.
+    without: the same by the other markers, for each; empty where it cites fewer than two.
     """
 
     start: int
@@ -59,6 +60,7 @@ class Sentence:
     added: bool = False
     alone: tuple[float, ...] = ()
     instead: int | None = None
+    without: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

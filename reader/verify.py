@@ -12,12 +12,12 @@ from __future__ import annotations
 import re
 import tomllib
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from importlib.resources import files
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,7 @@ from retrieval.sentences import sentences
 
 Floats = NDArray[np.float64]
 Span = tuple[int, int]
+_T = TypeVar("_T")
 
 SUPPORTED = 0.5
 """A claim with this much support is supported; classes count alike in the fit, so this is where they part."""
@@ -69,15 +70,19 @@ class Check:
     """What checking a claim found.
 
     support: [0, 1], about the share of such claims that are supported, where half of all are. evidence: one a passage
-    that has words, best first.
+    that has words, best first. without: the support by the other passages, for each passage in the order given; empty
+    where fewer than two were.
     """
 
     label: Label
     support: float
     evidence: tuple[Evidence, ...]
+    without: tuple[float, ...] = ()
 
 
-_NOTHING = Check("unsupported", 0.0, ())
+def _nothing(passages: int) -> Check:
+    """What checking finds without words, in a claim or in every one of so many passages."""
+    return Check("unsupported", 0.0, (), without=(0.0,) * passages if passages > 1 else ())
 
 
 class SupportModel(Protocol):
@@ -118,8 +123,10 @@ class Verifier:
             compared = self._compare(claim, passages)
         except TextTooLongError:
             halves = [self.check(half, passages) for half in _halves(claim) if any(map(str.isalnum, half))]
-            return min(halves, key=lambda half: half.support, default=_NOTHING)
-        return self._judge(compared) if compared else _NOTHING
+            halves = halves or [_nothing(len(passages))]
+            worse = min(halves, key=lambda half: half.support)
+            return replace(worse, without=tuple(map(min, zip(*(half.without for half in halves), strict=True))))
+        return self._judge(compared, len(passages)) if compared else _nothing(len(passages))
 
     def check_each(self, claim: str, passages: Sequence[Passage]) -> list[Check]:
         """The claim against each passage by itself, in order; the claim is encoded once.
@@ -135,12 +142,13 @@ class Verifier:
                 for index, check in enumerate(alone)
             ]
         views = compared.views if compared else ()
-        judged = {view.passage: self._judge(replace(compared, views=(view,))) for view in views if compared}
-        return [judged.get(index, _NOTHING) for index in range(len(passages))]
+        judged = {view.passage: self._judge(replace(compared, views=(view,)), 1) for view in views if compared}
+        return [judged.get(index, _nothing(1)) for index in range(len(passages))]
 
-    def _judge(self, compared: _Compared) -> Check:
+    def _judge(self, compared: _Compared, passages: int) -> Check:
+        """passages: how many there were; one without words has no view, and nothing is lost without it."""
         if not compared.views:
-            return _NOTHING
+            return _nothing(passages)
         claim = compared.claim
         spans = [view.best.span for view in compared.views]
         judged: list[float | None] = [None] * len(spans)
@@ -148,15 +156,33 @@ class Verifier:
             texts = [view.text[a:b] for view, (a, b) in zip(compared.views, spans, strict=True)]
             judged = [*_judged(self._model, texts, claim)]
         alone = [self._support(compared, [view], own) for view, own in zip(compared.views, judged, strict=True)]
-        best = max((each for each in judged if each is not None), default=None)
-        support = max(self._support(compared, compared.views, best), *alone)
+        label, support = self._decide(compared, judged, alone)
         evidence = (
             Evidence(view.passage, *span, score) for view, span, score in zip(compared.views, spans, alone, strict=True)
         )
         found = tuple(sorted(evidence, key=lambda one: -one.score))
+        if passages < 2:
+            return Check(label, support, found)
+        without = dict(self._without(compared, judged, alone))
+        return Check(label, support, found, tuple(without.get(place, support) for place in range(passages)))
+
+    def _without(
+        self, compared: _Compared, judged: Sequence[float | None], alone: Sequence[float]
+    ) -> Iterator[tuple[int, float]]:
+        """For the passage of each view, the support by the other views."""
+        for at, view in enumerate(compared.views):
+            others = replace(compared, views=_but(compared.views, at))
+            yield view.passage, self._decide(others, _but(judged, at), _but(alone, at))[1] if others.views else 0.0
+
+    def _decide(
+        self, compared: _Compared, judged: Sequence[float | None], alone: Sequence[float]
+    ) -> tuple[Label, float]:
+        """Label and support by all views together, given what a model judged of each, and the support by each alone."""
+        best = max((each for each in judged if each is not None), default=None)
+        support = max(self._support(compared, compared.views, best), *alone)
         if self._contradicts(compared):
-            return Check("contradicted-number", min(support, _CONTRADICTED), found)
-        return Check("supported" if support >= SUPPORTED else "unsupported", support, found)
+            return "contradicted-number", min(support, _CONTRADICTED)
+        return "supported" if support >= SUPPORTED else "unsupported", support
 
     def features(self, claim: str, passages: Sequence[Passage]) -> dict[str, float] | None:
         """What the weights weigh; None where the claim or the passages have no words."""
@@ -751,6 +777,11 @@ def _mean_of_logits(one: float, other: float) -> float:
     one, other = (float(np.clip(each, 1e-6, 1 - 1e-6)) for each in (one, other))
     logit = (np.log(one / (1 - one)) + np.log(other / (1 - other))) / 2
     return float(1 / (1 + np.exp(-logit)))
+
+
+def _but(items: Sequence[_T], place: int) -> list[_T]:
+    """All but the one in that place."""
+    return [item for at, item in enumerate(items) if at != place]
 
 
 def _halves(claim: str) -> tuple[str, str]:

@@ -33,7 +33,7 @@ from app.cli.text import visible
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from eval.compare import Comparison
+    from eval.compare import Comparison, Difference
     from eval.folder import Run
     from eval.gate import Gate
 
@@ -186,6 +186,7 @@ def compare(
     other_dataset: Annotated[
         bool, typer.Option("--other-dataset", help="Compare though the datasets are not the same.")
     ] = False,
+    show_all: Annotated[bool, typer.Option("--all", help="Show every measure.")] = False,
     show: Annotated[int, typer.Option("--show", min=0, metavar="N", help="How many flipped questions to list.")] = 10,
     as_json: JsonFlag = False,
 ) -> None:
@@ -197,10 +198,16 @@ def compare(
     if as_json:
         print_json(found.to_record())
     else:
-        _print_comparison(found, show=show)
+        _print_comparison(found, show=show, show_all=show_all)
 
 
-def _print_comparison(found: Comparison, *, show: int) -> None:
+def _is_main(one: Difference) -> bool:
+    """Whether a measure is shown unasked: a main one, or one that shows a difference."""
+    section, name = one.measure.split(".", 1)
+    return one.verdict != "no difference shown" or name in dict(HEADLINES).get(section, ())
+
+
+def _print_comparison(found: Comparison, *, show: int, show_all: bool) -> None:
     from rich.text import Text
 
     console = stdout()
@@ -208,17 +215,23 @@ def _print_comparison(found: Comparison, *, show: int) -> None:
         note(line)
     for setting in found.settings[:20]:
         console.print(f"{visible(setting.name)}: {setting.a} in A, {setting.b} in B", style="dim", soft_wrap=True)
-    numbers = ("A", "B", "B - A", "p", "questions")
-    shown = table("measure", "A", "B", "B - A", "95%", "p", "", "questions", numbers=numbers)
-    style = {"better": "bold green", "worse": "bold red"}
-    for one in found.differences:
+    everything = found.differences if show_all else [one for one in found.differences if _is_main(one)]
+    shown = table("", "measure", "A", "B", "B - A", "95%", "p", numbers=("A", "B", "B - A", "p"))
+    style, section = {"better": "bold green", "worse": "bold red"}, ""
+    for one in everything:
+        heading, name = one.measure.split(".", 1)
         shown.add_row(
-            visible(one.measure), f"{one.a:.3f}", f"{one.b:.3f}", f"{one.difference:+.3f}",
-            Text(f"{one.low:+.3f} to {one.high:+.3f}", style="dim"), f"{one.p_holm:.3f}",
-            Text(one.verdict if one.verdict in style else "", style=style.get(one.verdict, "")), f"{one.n:,}",
+            Text("" if heading == section else heading, style="bold"), visible(name), f"{one.a:.3f}", f"{one.b:.3f}",
+            Text(f"{one.difference:+.3f}", style=style.get(one.verdict, "")),
+            Text(f"{one.low:+.3f}, {one.high:+.3f}", style="dim"),
+            Text(f"{one.p_adjusted:.3f}", style=style.get(one.verdict, "")),
         )  # fmt: skip
+        section = heading
     console.print(shown)
-    console.print("p: randomisation test, adjusted for the number of measures (Holm)", style="dim", soft_wrap=True)
+    left_out = len(found.differences) - len(everything)
+    more = f"; {left_out} more measures: --all" if left_out else ""
+    tested = f"over {found.n:,} questions; p: randomisation test of all measures together{more}"
+    console.print(tested, style="dim", soft_wrap=True)
     gained = sum(flip.right_in == "b" for flip in found.flips)
     console.print()
     console.print(f"{gained:,} questions only B has right, {len(found.flips) - gained:,} only A", style="bold")
@@ -276,14 +289,15 @@ def _print_gate(found: Gate) -> None:
 
     for line in found.notes:
         note(line)
-    shown = table("", "measure", "baseline", "run", "difference", "why", numbers=("baseline", "run", "difference"))
+    shown = table("", "measure", "baseline", "run", "difference", "95%", "p", numbers=("baseline", "run", "p"))
     for check in found.checks:
-        mark = Text("passed", style="green") if check.passed else Text("FAILED", style="bold red")
         shown.add_row(
-            mark, check.measure, f"{check.baseline:.3f}", f"{check.run:.3f}", f"{check.difference:+.3f}",
-            Text(check.why, style="dim"),
+            Text("passed", style="green") if check.passed else Text("FAILED", style="bold red"), check.measure,
+            f"{check.baseline:.3f}", f"{check.run:.3f}", f"{check.difference:+.3f}",
+            Text(f"{check.low:+.3f}, {check.high:+.3f}", style="dim"), f"{check.p:.3f}",
         )  # fmt: skip
     stdout().print(shown)
+    stdout().print("p: that a drop so large comes about by chance, all checks together", style="dim", soft_wrap=True)
 
 
 @app.command()
@@ -318,25 +332,27 @@ def sweep(
 def _print_sweep(record: Mapping[str, Any]) -> None:
     from rich.text import Text
 
-    varied = dict.fromkeys(key for tried in record["ranking"] for key in tried["settings"])
-    numbers = (record["metric"], "ms", "index MB", "peak MB")
-    shown = table("", *varied, record["metric"], "95%", "below the best", "ms", "index MB", "peak MB", numbers=numbers)
+    metric = record["metric"].split(".", 1)[1]
+    numbers = (metric, "ms", "index MB", "peak MB")
+    shown = table("", "settings", metric, "95%", "p", "ms", "index MB", "peak MB", numbers=numbers)
     for tried in record["ranking"]:
         score, costs = tried["score"], tried["costs"]
-        settings = [visible(str(tried["settings"].get(key, ""))) for key in varied]
+        settings = visible(", ".join(f"{key}={value}" for key, value in tried["settings"].items()) or "as configured")
         if tried["rank"] is None:
-            shown.add_row("", *settings, Text(visible(tried["error"] or "no value"), style="red"))
+            shown.add_row("", Text(f"{settings}: {visible(tried['error'] or 'no value')}", style="red"))
             continue
-        worse = f"p {tried['p']:.3f}" if tried["p"] is not None else ""
+        worse = f"{tried['p']:.3f}" if tried["p"] is not None else ""
         peaks = [peak for peak in costs.get("peak_memory_bytes", {}).values() if peak]
         shown.add_row(
-            str(tried["rank"]), *settings, f"{score['value']:.3f}",
-            Text(f"{score['low']:.3f} to {score['high']:.3f}", style="dim"),
+            str(tried["rank"]), settings, f"{score['value']:.3f}",
+            Text(f"{score['low']:.2f}-{score['high']:.2f}", style="dim"),
             Text(worse, style="red" if tried["below_best"] else "dim"),
             _number(costs.get("latency_ms", {}).get("total", {}).get("median"), 1),
             _number(costs.get("index_bytes"), 1e6), _number(max(peaks, default=None), 1e6),
         )  # fmt: skip
+    shown.columns[3].no_wrap = True
     stdout().print(shown)
+    stdout().print("p: that it falls short of the best by chance; ms: a question, median", style="dim", soft_wrap=True)
 
 
 def _number(value: float | None, unit: float) -> str:
@@ -429,6 +445,5 @@ def judge(
         found = value["value"] if isinstance(value, dict) else value
         stdout().print(f"{name}: {found:.3f}" if isinstance(found, float) else f"{name}: {found}", soft_wrap=True)
     if graded.unparsable:
-        note(
-            f"{graded.unparsable:,} of {graded.answers:,} verdicts could not be read; the first: {graded.first_unparsable}"
-        )
+        unread = f"{graded.unparsable:,} of {graded.answers:,} verdicts could not be read"
+        note(f"{unread}; the first: {graded.first_unparsable}")

@@ -82,6 +82,7 @@ def test_any_text_fits_on_one_line(name, question, relevant):
         ('{"id": "a"}', "question"),
         ('{"id": "a", "question": "b", "hits": [{"rank": "first"}]}', r"hits\.0\.rank"),
         ('{"id": "a", "question": "b", "timings_ms": {"encode": "long"}}', r"timings_ms\.encode"),
+        ('{"id": "a", "question": "b", "evidence": NaN}', "NaN is no number"),
         ("[" * 100_000, "nested too deeply"),
     ],
 )

@@ -152,6 +152,8 @@ def test_a_good_citation_does_not_cover_for_an_idle_one(desk):
     assert (sentence.label, sentence.markers) == ("supported", (right, idle))
     assert sentence.alone[0] > 0.9
     assert sentence.alone[1] < LEAST_SUPPORT
+    assert sentence.without[0] < LEAST_SUPPORT
+    assert sentence.without[1] > 0.9
 
 
 def test_a_citation_of_the_wrong_passage_is_told_and_the_right_one_named(desk):

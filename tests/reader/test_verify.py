@@ -218,7 +218,7 @@ def test_every_check_keeps_its_promises(world, claim, texts):
     found = world.check(claim, *texts)
     assert 0 <= found.support <= 1
     if not any(map(str.isalnum, claim)) or not any(any(map(str.isalnum, text)) for text in texts):
-        assert found == Check("unsupported", 0.0, ())
+        assert found == Check("unsupported", 0.0, (), (0.0,) * len(texts) if len(texts) > 1 else ())
         return
     assert found.label in ("supported", "unsupported", "contradicted-number")
     assert (found.label == "supported") == (found.support >= SUPPORTED)
@@ -261,6 +261,37 @@ def test_each_passage_alone_is_as_if_checked_alone(world, claim):
             (one.start, one.end, one.score) for one in alone.evidence
         ]
         assert {one.passage for one in found.evidence} <= {position}
+
+
+@pytest.mark.parametrize(
+    ("claim", "texts"),
+    [
+        ("Worker bees do not mate.", (BEES, BRIDGE, BEES)),
+        ("The bridge opened on 19 March 1932, and bees live in colonies of about 50,000.", (BRIDGE, "-----", BEES)),
+        ("The arch is 305 metres long.", (BRIDGE, TEA)),
+        ("中国是茶树的原产地，明朝修筑的长城东起鸭绿江。", TEXTS),
+        ("2020年，中国茶叶产量增长了百分之九。", (TEA, WALL)),
+        (" ".join([BRIDGE] * 8 + [BEES] * 4), (BRIDGE, BEES)),  # longer than the encoder reads
+        ("! " * 1000, (BRIDGE, BEES)),
+        ("Bees.", ("-----", BEES)),
+        ("Bees.", (BEES,)),
+        ("Bees.", ()),
+    ],
+    ids=range(10),
+)
+def test_without_a_passage_is_as_if_the_others_were_all(world, claim, texts):
+    passages = [world.passage(text) for text in texts]
+    found = world.verifier.check(claim, passages)
+    others = [[*passages[:at], *passages[at + 1 :]] for at in range(len(passages))] if len(passages) > 1 else []
+    assert found.without == tuple(world.verifier.check(claim, each).support for each in others)
+    assert all(each.without == () for each in world.verifier.check_each(claim, passages))
+
+
+def test_without_a_passage_that_is_needed_support_is_lost(world):
+    claim = "Worker bees do not mate."
+    assert world.check(claim, BEES, WALL).without[0] < 0.35
+    assert world.check(claim, BEES, WALL).without[1] >= 0.95
+    assert min(world.check(claim, BEES, BEES).without) >= 0.95  # either will do
 
 
 def test_a_long_copy_with_one_word_more_at_its_end_is_no_copy(world):

@@ -1,0 +1,1 @@
+"""Measures of answers, citations, choices, abstention and retrieval; a module each."""
