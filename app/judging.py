@@ -64,7 +64,7 @@ def judge_run(made: Run, pipeline: Pipeline, means: Means) -> Graded:
     """
     import json
 
-    from app.evaluation import load_map
+    from app.scoring import load_map
     from eval.folder import QUESTIONS, REPORT, SCORES, VERDICTS, load_predictions, write_json, write_text
     from eval.judge import Item, judge
     from eval.metrics.answers import without_markers

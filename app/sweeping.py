@@ -8,18 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from app.evaluation import (
-    SEED,
-    Means,
-    PipelineSystem,
-    Scorer,
-    Wanted,
-    dataset_facts,
-    indexed,
-    make_run,
-    spread,
-    system_facts,
-)
+from app.evaluation import SEED, Means, Wanted, dataset_facts, indexed, make_run, spread, system_facts
+from app.scoring import Scorer
+from app.systems import PipelineSystem
 from ingest.records import Progress
 from retrieval.errors import RagError
 

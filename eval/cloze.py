@@ -17,7 +17,7 @@ from eval.generate import Generated, Pair, Passage, drawing, letters, occurrence
 from eval.templates import Draft, drafts, is_generic
 from reader.facts import names, numbers
 from reader.reader import question_language
-from retrieval.analyze import Analyzer
+from retrieval.analyze import Analyzer, simplified_characters
 
 _SPARE = 6  # candidates for each pair wanted: about one in three has no rival passage
 _SENTENCE_WEIGHT = (36, 450)  # characters, an ideograph as three
@@ -180,9 +180,10 @@ def _unfit(sentence: str, raw: str) -> str:
     low, high = _SENTENCE_WEIGHT
     if not low <= weight(sentence) <= high:
         return "sentence is too short or too long"
-    if _TERM_ABOVE.match(raw) or _NO_SENTENCE.search(sentence) or not re.search(r"[.!。！][\"”’」』)）]*$", sentence):
+    simplified = sentence.translate(simplified_characters())
+    if _TERM_ABOVE.match(raw) or _NO_SENTENCE.search(simplified) or not re.search(r"[.!。！][\"”’」』)）]*$", sentence):
         return "no whole sentence of plain words"
-    return "sentence leans on those around it" if _LEANS.search(sentence) else ""
+    return "sentence leans on those around it" if _LEANS.search(simplified) else ""
 
 
 def _holds(raw: str, one: Draft) -> bool:
@@ -207,7 +208,11 @@ def _wordings(passage: Passage, one: Draft, language: str) -> tuple[str, ...]:
         return () if is_generic(one.about) else (bare,)
     if letters(re.sub(r"[(（].*", "", title)) in letters(bare):
         return (bare,)
-    named = f"关于“{title}”：{bare}" if language == "zh" else f"Regarding “{title}”: {bare[0].lower()}{bare[1:]}"
+    if language == "zh":
+        regarding = "关于" if bare == bare.translate(simplified_characters()) else "關於"
+        named = f"{regarding}“{title}”：{bare}"
+    else:
+        named = f"Regarding “{title}”: {bare[0].lower()}{bare[1:]}"
     return (named,) if is_generic(one.about) else (bare, named)
 
 

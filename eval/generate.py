@@ -34,9 +34,7 @@ Span = tuple[int, int]
 
 _WRITING = Sampling(max_tokens=200, temperature=0.0, repetition_penalty=1.0, seed=0)
 _AT_ONCE = 32  # passages asked about before the next ones are drawn
-_TRIES = (
-    10  # passages for each pair wanted, at most: a model that never writes a good one must not read the whole index
-)
+_TRIES = 10  # passages for each pair wanted: a model that never writes a good one must not read the whole index
 _LEAST_PROSE = 200  # characters, an ideograph as three
 _QUESTION_WEIGHT = (12, 400)  # likewise
 _ANSWER_WEIGHT = 300  # likewise

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,8 @@ _RRF_K = 60
 _CURVE_POINTS = 200
 _RECALL_DEPTHS = (1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 50, 100)
 
+Recorded = Literal["ranking", "answers"]
+
 Similarity = Callable[[Sequence[tuple[str, Sequence[str]]]], Sequence[float | None]]
 """(answer, golds) each -> how near in meaning the answer is to the nearest of them; None where that cannot be told."""
 
@@ -53,15 +55,15 @@ class Scoring:
     """What scoring depends on besides gold and predictions.
 
     k: how many hits were asked for. reranked: how many candidates were re-ranked. text_of: doc_id -> the text of a
-    document, None where there is none. similarity: None leaves it out. traced: whether predictions say what was found
-    on the way; without, nobody can tell where a question was lost.
+    document, None where there is none. similarity: None leaves it out. recorded: of another system, all that is known is
+    its "ranking" or its "answers": neither says where a question was lost.
     """
 
     k: int
     reranked: int
     text_of: Callable[[str], str | None]
     similarity: Similarity | None = None
-    traced: bool = True
+    recorded: Recorded | None = None
 
 
 def judge(golds: Sequence[Gold], predictions: Mapping[str, Prediction], scoring: Scoring) -> list[Judged]:
@@ -71,10 +73,10 @@ def judge(golds: Sequence[Gold], predictions: Mapping[str, Prediction], scoring:
         or Prediction(gold.example.example_id, gold.example.question, error="it was not asked")
         for gold in golds
     ]
-    ranked = _ranked(golds, made)
+    ranked = _ranked(golds, made) if scoring.recorded != "answers" else {}
     alike = _similarities(golds, made, scoring.similarity)
     return [
-        _judged(gold, one, {**ranked[gold.example.example_id], **near}, scoring)
+        _judged(gold, one, {**ranked.get(gold.example.example_id, {}), **near}, scoring)
         for gold, one, near in zip(golds, made, alike, strict=True)
     ]
 
@@ -85,7 +87,7 @@ def _judged(gold: Gold, prediction: Prediction, values: Mapping[str, float], sco
     if not _is_search(prediction):
         found |= _named("answer", answer_values(prediction.answer, bool(prediction.abstained), example))
         found |= _named("answer", choice_values(prediction.choice, example))
-        if scoring.traced:
+        if scoring.recorded is None:
             found |= _named("citations", citation_values(prediction, example, scoring.text_of))
     correct = found.get("answer.correct")
     if example.answerable is not None and not _is_search(prediction):
@@ -93,7 +95,7 @@ def _judged(gold: Gold, prediction: Prediction, values: Mapping[str, float], sco
         found |= _named("abstention", abstention_values(example.answerable, answered, bool(correct)))
     where = (
         None
-        if not scoring.traced
+        if scoring.recorded
         else lost(
             example,
             prediction,

@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from retrieval.analyze import simplified_characters
+
 
 class Draft(NamedTuple):
     """A question without its mark, and its answer, word for word from the sentence.
@@ -25,7 +27,10 @@ class Draft(NamedTuple):
 
 def drafts(sentence: str, *, language: str) -> Iterator[Draft]:
     """Every question that a sentence of plain words answers. In English its first word is written as inside one."""
-    return _chinese(sentence) if language == "zh" else _english(sentence)
+    if language != "zh":
+        return _english(sentence)
+    simplified = sentence.translate(simplified_characters())
+    return _chinese(sentence) if simplified == sentence else _traditional(sentence, simplified)
 
 
 def _words(listed: str) -> frozenset[str]:
@@ -67,7 +72,7 @@ _FINITE = _words(
     "died became made took gave went came saw led won lost held wrote built began ran left found got said says made "
     "became rose fell grew knew met sent paid spent kept told felt brought bought thought fought taught spoke chose "
     "broke drew drove flew wore threw let lets allow allows make makes use uses get gets need needs want wants "
-    "contains contain provides provide returns return means mean"
+    "contains contain provides provide returns return means mean looks look seems seem appears appear"
 )
 _ENDS_BADLY = _words(
     "and or of in on at for with to from by the a an into as than between through during about over under only also "
@@ -181,7 +186,9 @@ def is_generic(about: str) -> bool:
     if not about:
         return True
     if re.search("[\u4e00-\u9fff]", about):
-        return bool(_GENERIC_ZH.search(about)) and not re.search("[《“「A-Za-z0-9]", about)
+        return bool(_GENERIC_ZH.search(about.translate(simplified_characters()))) and not re.search(
+            "[《“「A-Za-z0-9]", about
+        )
     return not re.search(r"[A-Z0-9_\"`.“”]|\w[A-Z]", about) or bool(_VAGUE.search(about))
 
 
@@ -234,7 +241,8 @@ def _relation(text: str) -> Iterator[Draft]:
     between = f"{lead} {subject} {last}".strip()
     verb, _, preposition = how.rpartition(" ")
     if verb == "used" and preposition in ("to", "for"):
-        yield Draft("purpose", f"What {between} used for", answer, subject)
+        if " " in answer:
+            yield Draft("purpose", f"What {between} used for", answer, subject)
     elif preposition in ("in", "at", "on") and (date := re.match(rf"(?:the\s+)?({_DATE})(?![\w-])", found["rest"])):
         yield Draft("date", f"When {between} {verb}", date[1], subject)
     elif preposition in ("in", "at"):
@@ -252,8 +260,8 @@ def _relation(text: str) -> Iterator[Draft]:
 
 _TO_DO = _words(
     "designed intended expected required shown trained meant developed built introduced created made changed planned "
-    "known supposed allowed scheduled forced said believed thought found observed needed encouraged funded signed tuned "
-    "optimized configured programmed tasked able written set established"
+    "known supposed allowed scheduled forced said believed thought found observed needed encouraged funded signed "
+    "tuned optimized configured programmed tasked able written set established"
 )
 
 
@@ -286,7 +294,7 @@ def _active_date(text: str) -> Iterator[Draft]:
         found = re.match(pattern, text)
         if found and _FORMS[found["verb"]][1] == "did" and (subject := _subject(found["subject"])):
             rest = _tail(found["rest"])
-            if rest:
+            if rest and not re.search(rf"\b{_BE}\b", rest):
                 question = f"When did {subject} {_FORMS[found['verb']][0]} {rest}"
                 yield Draft("date", question, found["date"], subject)
             return
@@ -452,12 +460,12 @@ _CLAUSE_END = r"(?=[，。；！]|$)"
 _NO_SUBJECT = re.compile(
     r"[，。；：:、！？（）()\"“”这那]|^[^\w《「]"
     r"|认为|表示|就|都|也|而|会|能|可以|因|如果|虽|即使|只要|使|让|被|将|已|曾|没|无法|不|是|有|为|年|月|日|了|着|要|说|称"
-    r"|位于|全长|通过|提供|支持|推出(?!的)|应该|[一二两三]种|并非|间$|(?<!第.)对(?!应|象|外|话|手|抗|联)"
+    r"|位于|全长|通过|提供|支持|用于|推出(?!的)|应该|[一二两三]种|并非|间$|(?<!第.)对(?!应|象|外|话|手|抗|联)"
     r"|^(?:当|从|在|由|对|把|以|于|按|根据|随|自|每|一|两|很|更|最|只|除|关于|至|到|过|用|给|像|与|和|或|及|需|想|什么|哪"
     r"|但|作为|后|前|之|唯一|目的|原因|目标|问题|结果|例子|所|如需|如何|配置|创建|真正|默认|必须|同样|建议|实现|混合|另"
-    r"|尽管|考虑|欢迎|感谢|尝试|选择|正如|正式)"
+    r"|尽管|考虑|欢迎|感谢|尝试|选择|正如|正式|阅读)"
     r"|(?:和|与|的|在|对|从|以|还|再|只|可|上|则|便|即|原|尤其|主要|起先|起初|最初|原本|本来|曾经|目前|一直|仍然|默认|建议"
-    r"|同样|必须|仅需|如需|混合|直接|创建|配置|实现|一般|本质上|原生|在于|正式|如想|大约需?|划)$"
+    r"|同样|必须|仅需|如需|混合|直接|创建|配置|实现|一般|本质上|原生|在于|正式|如想|大约需?|划|改|分别|包含|开始)$"
 )
 _PERSON_ZH = re.compile(
     r"(?:家|员|[记作学笔]者|领导者|师|人|手|官|王|帝|后|总统|首相|将军|教授|导演|主持|偶像|主席|大臣|太子|妃|将领|声优|之子"
@@ -468,8 +476,8 @@ _GENERIC_ZH = re.compile(
     r"|^(?:模型|数据|方法|任务|函数|参数|文件|用户|目标|步骤|结果|代码|学校|公司|游戏|电影|专辑|车站|全)"
 )
 _ZH_OBJECT_VERBS = (
-    "提供|支持|包含|包括|返回|代表|使用|采用|允许|需要|接受|负责|描述|定义|指的是|意味着|基于|依赖于|取决于|属于|得名于|改编自|"
-    "分为|担任|拥有|推出|发明|实现|引入|引起|导致|获得|隶属于|来源于|源于|起源于|盛产|出土|供奉|栖息于|生活在|分布于|应用于|适用于"
+    "提供|支持|包含|包括|返回|代表(?!队|团|人|作)|使用|采用|允许|需要|接受|负责|描述|定义|指的是|意味着|基于|依赖于|取决于|属于|得名于|改编自|"
+    "分为|担任|拥有|推出|发明|实现|引入|引起|导致|隶属于|来源于|源于|起源于|盛产|出土|供奉|栖息于|生活在|分布于|应用于|适用于"
 )
 _ZH_MAKERS = (
     "开发|研发|设计|创作|建造|兴建|发行|制作|编写|创建|创立|创办|执导|主演|演唱|作曲|作词|管理|负责|提出|发明|发现|"
@@ -498,7 +506,7 @@ def _zh_answer(raw: str, *, most: int = 45) -> str | None:
     answer = re.sub("^个", "", raw.strip(" ，、；"))
     if (
         not 2 <= len(answer) <= most
-        or re.match(r"[的了着地得之和与或以在并而但且也]|只是|特别是|无论", answer)
+        or re.match(r"[的了着地得之和与或以在并而但且也按靠]|适合|只是|特别是|无论", answer)
         or answer.count("《") != answer.count("》")
     ):
         return None
@@ -529,7 +537,7 @@ def _zh_definition(text: str) -> Iterator[Draft]:
 
 def _zh_date(text: str) -> Iterator[Draft]:
     found = re.match(
-        rf"(?P<subject>[^，；：]{{2,24}}?)(?P<at>于|在)(?P<date>{_YEAR_DATE})(?P<rest>[^，；：\d]{{2,40}}){_CLAUSE_END}",
+        rf"(?P<subject>[^，；：]{{2,24}}?)(?P<at>于|在)(?P<date>{_YEAR_DATE})(?![后代以之至]|前(?!往))(?P<rest>[^，；：\d]{{2,40}})(?<![时前后]){_CLAUSE_END}",
         text,
     )
     if found and (subject := _zh_subject(found["subject"])):
@@ -549,7 +557,9 @@ def _zh_date(text: str) -> Iterator[Draft]:
     if found and (subject := _zh_subject(found["subject"])):
         yield Draft("date", f"{subject}{found['verb']}于{_which(found['date'])}", found["date"], subject)
         return
-    found = re.match(rf"(?:在|于)?(?P<date>{_YEAR_DATE})，(?P<rest>[^，；：\d]{{8,40}}){_CLAUSE_END}", text)
+    found = re.match(
+        rf"(?:在|于)?(?P<date>{_YEAR_DATE})，(?P<rest>[^，；：\d]{{8,40}})(?<![时前后]){_CLAUSE_END}", text
+    )
     if found and not re.match(r"[他她它其这那该此并也又被由为在因而与]|.*(?:说|表示|称|指出|认为)$", found["rest"]):
         yield Draft("date", f"{_which(found['date'])}，{found['rest']}", found["date"], "")
 
@@ -687,6 +697,21 @@ def _zh_why(text: str) -> Iterator[Draft]:
         subject = re.match(r"[^，]{2,12}?(?=被|会|不|是|在|将|都|需|可|能|遭|改)", found["what"])
         if subject and _zh_subject(subject[0]):
             yield Draft("reason", f"为什么{found['what']}", answer, subject[0])
+
+
+_WRITTEN_TRADITIONAL = str.maketrans("么谁里时为应该会样关于间称简缩汉发", "麼誰裡時為應該會樣關於間稱簡縮漢發")
+_TRADITIONAL_SHARE = 0.1  # of characters with a simplified form, from which on a text is traditional
+
+
+def _traditional(sentence: str, simplified: str) -> Iterator[Draft]:
+    """The drafts of a sentence in simplified characters, in the characters it was written in. One stands for one."""
+    changed = {ord(new): old for old, new in zip(sentence, simplified, strict=True) if old != new}
+    mostly = sum(map(str.__ne__, sentence, simplified)) >= _TRADITIONAL_SHARE * len(sentence)
+    back: dict[int, int | str] = {**(_WRITTEN_TRADITIONAL if mostly else {}), **changed}
+    for one in _chinese(simplified):
+        at = simplified.find(one.answer)
+        answer = sentence[at : at + len(one.answer)] if at >= 0 else one.answer
+        yield Draft(one.kind, one.question.translate(back), answer, one.about.translate(back))
 
 
 _CHINESE: tuple[_Template, ...] = (

@@ -31,9 +31,9 @@ HEAVY = {
 """Imported inside functions only: what a command does not use, it must not wait for."""
 
 SEAMS = {
-    "retrieval/langchain.py": {"langchain_core"},
+    "retrieval/langchain.py": {"langchain_core", "pydantic"},
     "ingest/langchain.py": {"langchain_core", "langchain_text_splitters"},
-    "reader/langchain.py": {"langchain_core"},
+    "reader/langchain.py": {"langchain_core", "pydantic"},
 }
 """Our classes for LangChain users derive from LangChain's, so these import langchain_core when imported."""
 

@@ -43,7 +43,21 @@ HEADLINES = (
     ("retrieval", ("success@1", "success@5", "recall@5", "mrr@10", "ndcg@10", "passage_success@1")),
     ("answer", ("correct", "contained", "exact_match", "f1", "recall", "similarity", "choice")),
     ("abstention", ("accuracy", "answered_answerable", "abstained_unanswerable", "useful", "auroc")),
-    ("citations", ("validity", "span_exact", "recall", "precision", "support", "gold_precision", "gold_recall")),
+    (
+        "citations",
+        (
+            "validity",
+            "span_exact",
+            "recall",
+            "precision",
+            "support",
+            "gold_precision",
+            "gold_recall",
+            "agreement",
+            "balanced_accuracy",
+            "auroc",
+        ),
+    ),
 )
 """What the terminal shows; scores.json and the report have every measure."""
 

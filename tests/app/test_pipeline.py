@@ -44,7 +44,7 @@ def open_index(model_cache, encoder) -> Iterator[Open]:
 
     def open_one(index: Path, **settings: object) -> Pipeline:
         pipeline = Pipeline(replace(Config(index, model_cache, device="cpu"), **settings))
-        pipeline.__dict__["_encoder"] = encoder  # as if it had been loaded
+        pipeline.__dict__["encoder"] = encoder  # as if it had been loaded
         opened.append(pipeline)
         return pipeline
 

@@ -105,6 +105,18 @@ def test_chinese_templates(sentence, kind, question, answer):
     assert (kind, question, answer) in made
 
 
+@pytest.mark.parametrize(
+    ("sentence", "question", "answer"),
+    [
+        ("三峽水電站位於湖北省宜昌市境內。", "三峽水電站位於哪裡", "湖北省宜昌市境內"),
+        ("劍橋大學出版社成立於1534年，總部設在英國。", "劍橋大學出版社成立於哪一年", "1534年"),
+        ("無線電視廣播是一種傳送聲音和圖像的技術。", "無線電視廣播是什麼", "一種傳送聲音和圖像的技術"),
+    ],
+)
+def test_traditional_chinese_is_asked_about_in_its_own_characters(sentence, question, answer):
+    assert (question, answer) in [(draft.question, draft.answer) for draft in drafts(sentence, language="zh")]
+
+
 @given(st.text(), st.sampled_from(["en", "zh"]))
 def test_no_text_breaks_a_template(text, language):
     assert all(isinstance(draft.question, str) for draft in drafts(text, language=language))
@@ -126,6 +138,7 @@ def test_no_text_breaks_a_template(text, language):
         "他是德国十六世纪著名的神学家，也是一位牧师。",
         "本文是关于机器学习模型部署流程的一篇详细的介绍。",
         "该模型是一个用于自然语言处理任务的大型语言模型。",
+        "該模型是一個適合自然語言處理任務的大型語言模型。",
         "然后北海道狼是一种生活在日本的已灭绝的狼，十分罕见。",
     ],
 )  # fmt: skip

@@ -33,12 +33,15 @@ def test_a_prompt_of_each_kind_ships_for_each_language_a_refusal_has():
     kinds = {
         "answer": {"refusal", "passages", "question"},
         "condense": {"history", "question"},
-        "generate": {"passage"},
+        "critique-groundedness": {"passage", "question", "answer"},
+        "critique-relevance": {"document", "question"},
+        "critique-standalone": {"question"},
+        "generate": {"document", "passage"},
         "judge": {"question", "reference", "answer"},
     }
     assert prompt_names() == [f"{kind}-{language}" for kind in kinds for language in REFUSAL]
     for name in prompt_names():
-        kind, language = name.split("-")
+        kind, _, language = name.rpartition("-")
         assert load_prompt(name).language == language
         assert load_prompt(name).variables == kinds[kind]
 

@@ -1,0 +1,186 @@
+"""The predictions of a run turned into its scores, its TREC files and its report."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from app.config import Config
+    from app.pipeline import Pipeline
+    from eval.folder import RunFolder
+    from eval.gold import Gold
+    from eval.records import Claim, Example, Judged, Prediction
+    from eval.report.corpus_map import CorpusMap
+    from eval.score import Recorded, Scoring, Similarity
+    from retrieval.encoder import Encoder
+    from retrieval.store import Store
+
+_LEAST_READABLE = 0.5
+"""Share of a text's tokens that the encoder must know for its vector to say what the text means."""
+
+_SEED = 0
+"""Of the map: which passages are drawn, and where."""
+
+
+class Scorer:
+    """Turns the predictions of a run into its scores and its report."""
+
+    def __init__(
+        self, pipeline: Pipeline | None, config: Config, *, recorded: Recorded | None = None, with_map: bool = False
+    ) -> None:
+        """pipeline: over the index that was asked; None for recorded output of another system."""
+        self._pipeline, self._config, self._recorded, self._with_map = pipeline, config, recorded, with_map
+
+    def score(self, folder: RunFolder, examples: Sequence[Example]) -> None:
+        """Write questions.jsonl, scores.json, the TREC files and report.html."""
+        from eval.score import judge, scores
+
+        predictions = {one.example_id: one for one in folder.predictions()}
+        judged = judge(self._golds(examples), predictions, self._scoring())
+        found = scores(judged, predictions)
+        folder.write_questions(judged)
+        self._write_trec(folder, judged, predictions)
+        self._write_report(folder, judged, predictions, found)
+        folder.write_scores(found)
+
+    def _golds(self, examples: Sequence[Example]) -> list[Gold]:
+        from eval.gold import Gold, GoldFinder
+        from eval.metrics.answers import contained
+
+        if self._pipeline is None:
+            return [Gold(one) for one in examples]
+        finder = GoldFinder(self._pipeline.parts.store, examples, lambda text, answer: contained(text, [answer]))
+        return [finder.find(one) for one in examples]
+
+    def _scoring(self) -> Scoring:
+        from eval.score import Scoring
+
+        if self._pipeline is None:
+            return Scoring(self._config.top_k, 0, lambda _: None, recorded=self._recorded)
+        store = self._pipeline.parts.store
+
+        @lru_cache(maxsize=256)
+        def text_of(doc_id: str) -> str | None:
+            document = store.document(doc_id)
+            return None if document is None else document.text
+
+        from retrieval.retriever import SearchSettings
+
+        reranked = 0 if self._config.reranker == "none" else SearchSettings().reranked
+        return Scoring(self._config.top_k, reranked, text_of, similarity=_similarity(self._pipeline.encoder))
+
+    def _write_trec(self, folder: RunFolder, judged: Sequence[Judged], predictions: Mapping[str, Prediction]) -> None:
+        from eval.folder import QRELS_FILE, RUN_FILE
+        from eval.score import document_runs
+        from eval.trec import write_qrels, write_run
+
+        relevant = {one.example.example_id: one.example.relevant for one in judged if one.example.relevant}
+        if relevant and self._recorded != "answers":
+            write_run(folder.folder / RUN_FILE, document_runs(predictions.values()))
+            write_qrels(folder.folder / QRELS_FILE, relevant)
+
+    def _write_report(
+        self,
+        folder: RunFolder,
+        judged: Sequence[Judged],
+        predictions: Mapping[str, Prediction],
+        found: Mapping[str, Any],
+    ) -> None:
+        from eval.folder import MAP, REPORT, write_text
+        from eval.report import write_report
+        from eval.wire import dumps
+
+        drawn = self._map(self._pipeline.parts.store, predictions) if self._with_map and self._pipeline else None
+        if drawn is not None:
+            write_text(folder.folder / MAP, dumps(drawn))
+        write_report(
+            folder.folder / REPORT,
+            manifest=folder.manifest,
+            scores=found,
+            judged=judged,
+            predictions=predictions,
+            map=drawn,
+        )
+
+    @staticmethod
+    def _map(store: Store, predictions: Mapping[str, Prediction]) -> CorpusMap | None:
+        """The corpus in two dimensions: the passages that were hits, and of the others as many as can be drawn."""
+        import numpy as np
+
+        from eval.report.corpus_map import MOST_POINTS, corpus_map
+
+        hits = {hit.chunk_id for one in predictions.values() for hit in one.hits}
+        wanted = {each.embedding for each in store.chunks_by_id(hits).values()}
+        others = [each for each in store.live_embeddings().tolist() if each not in wanted]
+        random.Random(_SEED).shuffle(others)  # noqa: S311 - which passages to draw
+        ids, vectors = store.vectors(np.array(sorted([*wanted, *others][:MOST_POINTS]), dtype=np.int64))
+        chunks = store.chunks_of_embeddings(ids.tolist())
+        firsts = [chunks[each][0] for each in ids.tolist()]
+        if not firsts:
+            return None
+        return corpus_map(
+            vectors,
+            [one.chunk.chunk_id for one in firsts],
+            sources=[one.source for one in firsts],
+            titles=[" > ".join(one.chunk.heading) for one in firsts],
+            seed=_SEED,
+            keep=hits,
+        )
+
+
+class ClaimScorer:
+    """Turns checks of claims into scores."""
+
+    def __init__(self, claims: Sequence[Claim]) -> None:
+        self._claims = claims
+
+    def score(self, folder: RunFolder, _examples: Sequence[Example]) -> None:
+        """Write questions.jsonl, scores.json and report.html."""
+        from eval.claims import claim_scores, judge_claims
+        from eval.folder import REPORT
+        from eval.report import write_report
+
+        predictions = {one.example_id: one for one in folder.predictions()}
+        judged = judge_claims(self._claims, predictions)
+        found = claim_scores(self._claims, judged, predictions)
+        folder.write_questions(judged)
+        write_report(
+            folder.folder / REPORT, manifest=folder.manifest, scores=found, judged=judged, predictions=predictions
+        )
+        folder.write_scores(found)
+
+
+def load_map(folder: Path) -> CorpusMap | None:
+    """The map that a run's report was drawn with; None where it has none."""
+    from eval.folder import MAP
+    from eval.report.corpus_map import CorpusMap
+    from eval.wire import read_lines
+
+    path = folder / MAP
+    return next(read_lines(CorpusMap, path), None) if path.exists() else None
+
+
+def _similarity(encoder: Encoder) -> Similarity:
+    """Cosine of an answer and the nearest gold, cut to [0, 1]; None where the encoder cannot read one of them whole."""
+
+    def readable(text: str) -> bool:
+        tokens = encoder.tokenizer.encode(text, add_special_tokens=False).tokens
+        known = sum(token not in {"[UNK]", "<unk>"} for token in tokens)
+        return 0 < len(tokens) <= encoder.spec.max_tokens - 2 and known >= _LEAST_READABLE * len(tokens)
+
+    def similarity(pairs: Sequence[tuple[str, Sequence[str]]]) -> list[float | None]:
+        texts = dict.fromkeys(text for answer, golds in pairs for text in (answer, *golds) if readable(text))
+        vectors = dict(zip(texts, encoder.encode_passages(list(texts)), strict=True)) if texts else {}
+        return [
+            max((float(vectors[answer] @ vectors[gold]) for gold in golds if gold in vectors), default=None)
+            if answer in vectors
+            else None
+            for answer, golds in pairs
+        ]
+
+    return similarity
