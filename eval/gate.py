@@ -68,13 +68,16 @@ def gate(
 ) -> Gate:
     """Fail where a measure dropped significantly and by more than `tolerance`, or where questions were left out.
 
-    measures: "section.name", MAIN_MEASURES where None. The chance that any check fails without cause is at most alpha
+    measures: "section.name", those of MAIN_MEASURES that the baseline has where None; then one that no question of the
+    run has is a failure. The chance that any check fails without cause is at most alpha
     (all checks together, one-sided). A drop that so few questions cannot show passes: `low` says how far it may reach.
-    Raises EvalError where a measure is in one of them only, or the runs cannot be compared.
+    Raises EvalError where a named measure is in one of them only, or the runs cannot be compared.
     """
     found = compare(baseline, run, names=("the baseline", "the run"), seed=seed)
     known = {one.measure: one for one in found.differences}
-    checked = [_known(name, known) for name in dict.fromkeys(_wanted(measures, baseline))]
+    wanted = list(dict.fromkeys(measures or _main_measures(baseline)))
+    absent = [name for name in wanted if name not in known] if measures is None else []
+    checked = [_known(name, known) for name in wanted if name not in absent]
     before, after, _ = side_by_side(shared(baseline, run), [one.measure for one in checked])
     chances = familywise(before, after, seed=seed, falls=True)
     checks = tuple(
@@ -83,13 +86,12 @@ def gate(
     )
     complete = found.only_a == 0
     asked = f"the run was asked {found.n} of the baseline's {found.n + found.only_a} questions; run it over all of them"
-    notes = found.notes if complete else (*found.notes, asked)
-    return Gate(complete and all(one.passed for one in checks), checks, found.only_a, notes)
+    lacks = [f"no question has {name} in the run, as in the baseline" for name in absent]
+    passed = complete and not absent and all(one.passed for one in checks)
+    return Gate(passed, checks, found.only_a, (*found.notes, *([] if complete else [asked]), *lacks))
 
 
-def _wanted(measures: Sequence[str] | None, baseline: Results) -> Sequence[str]:
-    if measures:
-        return measures
+def _main_measures(baseline: Results) -> list[str]:
     has = {name for one in baseline.judged.values() for name in one.values}
     wanted = [name for name in MAIN_MEASURES if name in has]
     if not wanted:

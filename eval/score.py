@@ -55,8 +55,8 @@ class Scoring:
     """What scoring depends on besides gold and predictions.
 
     k: how many hits were asked for. reranked: how many candidates were re-ranked. text_of: doc_id -> the text of a
-    document, None where there is none. similarity: None leaves it out. recorded: of another system, all that is known is
-    its "ranking" or its "answers": neither says where a question was lost.
+    document, None where there is none. similarity: None leaves it out. recorded: of another system, all that is known
+    is its "ranking" or its "answers": neither says where a question was lost.
     """
 
     k: int
@@ -89,7 +89,7 @@ def _judged(gold: Gold, prediction: Prediction, values: Mapping[str, float], sco
         found |= _named("answer", choice_values(prediction.choice, example))
         if scoring.recorded is None:
             found |= _named("citations", citation_values(prediction, example, scoring.text_of))
-    correct = found.get("answer.correct")
+    correct = found.get("answer.choice", found.get("answer.correct"))
     if example.answerable is not None and not _is_search(prediction):
         answered = None if prediction.answer is None else not prediction.abstained
         found |= _named("abstention", abstention_values(example.answerable, answered, bool(correct)))

@@ -333,6 +333,12 @@ class Retriever:
                 groups.setdefault(chunk.chunk.text, new).chunks.append(chunk)
         return list(groups.values())
 
+    def passages(self, chunks: Sequence[StoredChunk]) -> list[Passage]:
+        """Chunks of this index as what a reader looks into, in order."""
+        with self._current():
+            codes = self._codes(list(dict.fromkeys(one.embedding for one in chunks)))
+        return [Passage(one.chunk.text, codes[one.embedding], one.chunk.context) for one in chunks]
+
     def _passages(self, groups: Sequence[_Group], codes: Mapping[int, Codes]) -> list[Passage]:
         below = self._codes([group.embedding for group in groups if group.embedding not in codes])  # what was re-ranked
         every = {**below, **codes}

@@ -80,7 +80,7 @@ def citation_values(prediction: Prediction, example: Example, text_of: TextOf) -
     when the answer was checked. support: share of the citing sentences that are labelled supported. An answer of quotes
     has no sentences: each quote is one, and bears itself out if it is exact. gold_precision: share of the cited
     documents that are relevant; gold_recall: share of the relevant ones that are cited, by whichever copy of the same
-    text.
+    text; neither where no document is.
 
     Shares of nothing are absent: of citations, of judged documents. Raises EvalError where a sentence lacks the support
     that precision needs.
@@ -138,7 +138,7 @@ def _recorded(sentence: Sentence, prediction: Prediction) -> _Judged:
 
 def _by_judged_documents(prediction: Prediction, example: Example) -> dict[str, float | None]:
     """Each cited passage counts as a document; one whose text stands in several is relevant if any of them is."""
-    if example.relevant is None:
+    if not example.relevant:
         return {}
     places = {hit.chunk_id: {hit.source, *(place.source for place in hit.also_in)} for hit in prediction.hits}
     cited = {each.source: places.get(each.chunk_id, set()) | {each.source} for each in prediction.citations}
@@ -151,9 +151,7 @@ def _by_judged_documents(prediction: Prediction, example: Example) -> dict[str, 
 
 def _gold(example: Example) -> tuple[str, ...]:
     """The measures by judged documents that apply, whatever is answered."""
-    if example.relevant is None:
-        return ()
-    return ("gold_precision", "gold_recall") if example.relevant else ("gold_precision",)
+    return ("gold_precision", "gold_recall") if example.relevant else ()
 
 
 def _share(counted: Sequence[bool]) -> float | None:

@@ -269,11 +269,20 @@ def test_fewer_questions_fail_and_more_do_not():
 def test_a_measure_that_one_of_them_lacks_is_an_error():
     a, b = graded("answer_f1", [1.0, 0.0]), graded("answer_recall", [1.0, 0.0])
     with pytest.raises(EvalError, match=r"'answer.f1' cannot be checked"):
-        gate(b, a)
+        gate(b, a, measures=["answer.f1"])
     with pytest.raises(EvalError, match=r"'answer.f2' cannot be checked.*did you mean answer.f1\?"):
         gate(a, a, measures=["answer.f2"])
     with pytest.raises(EvalError, match="the baseline has none of"):
         gate(graded("answer_recall", [1.0]), graded("answer_recall", [1.0]))
+
+
+def test_a_main_measure_that_the_run_has_for_no_question_fails():
+    """A run that answers nothing has no citations to be wrong."""
+    cites = graded("citations_precision", [1.0, 1.0])
+    found = gate(graded("answer_f1", [1.0, 0.0]), cites)
+    assert not found.passed
+    assert found.checks == ()
+    assert "no question has citations.precision in the run, as in the baseline" in found.notes
 
 
 def test_a_gate_over_other_datasets_is_an_error():
