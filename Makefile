@@ -60,11 +60,11 @@ if [ -z "$$ASK_DATA" ]; then \
 $(RAG) eval run "$${over[@]}" "$${force[@]}" --out="$$out" -- "$$questions"
 endef
 
-.PHONY: help setup ask search index eval test coverage stress bench bench-retrieval bench-reader fmt check doctor clean question
+.PHONY: help setup ask search index eval test coverage stress bench bench-evaluation bench-reader fmt check doctor clean question
 
 help: ## Show this list
 	@printf 'usage: make TARGET [NAME=value]...\n\n'
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' Makefile
 	@printf '\n  Q="question"      what to ask or to search for\n'
 	@printf '  DOCS=folder       your documents; without it, the Python language reference\n'
 	@printf '  DATA=questions    for eval: a BEIR folder, SQuAD JSON, CSV or JSONL; OUT=folder for the run, FORCE=1 anew\n'
@@ -98,8 +98,8 @@ stress: $(INSTALLED) ## Kill, damage and mutate far more often than the suite do
 bench: $(INSTALLED) ## Measure speed and quality, each beside its baseline
 	@$(PY) -m bench
 
-bench-retrieval: $(INSTALLED) ## Compare dense, BM25, their fusion and ours on the open sets (indexing takes an hour)
-	@$(PY) -m bench retrieval extracting calibrating
+bench-evaluation: $(INSTALLED) ## Evaluate on every open set, beside dense, BM25 and their fusion (indexing takes an hour)
+	@$(PY) -m bench evaluation extracting calibrating
 
 bench-reader: $(INSTALLED) ## Measure the written reader: the model's speed, compression, verification, citations
 	@$(PY) -m bench reading compressing verifying citing

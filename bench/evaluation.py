@@ -71,8 +71,9 @@ def run(*, limit: int | None = None) -> Tables:
                 [_answer_line(name, made) for name, made in runs.items()],
                 "Correct: of the answerable questions, those whose quotes hold a known answer, or at least half the"
                 " words of a long one; a refusal is wrong. Refused: answerable questions that were not answered. False"
-                " answers: unanswerable ones that were. AUROC: of evidence, answerable against not. Exact spans: quotes that are"
-                " the very characters of their document.",
+                " answers: unanswerable ones that were. AUROC: of evidence, answerable against not. Exact spans: quotes"
+                " that are the very characters of their document. Choice: of questions with choices, those whose best"
+                " supported choice is right.",
             ),
             _table(
                 "Where questions were lost",

@@ -23,10 +23,9 @@ MAY_IMPORT = {
 LIGHT_SIBLINGS = {"retrieval.records", "retrieval.errors", "reader.records", "ingest.records"}
 
 HEAVY = {
-    "accelerate", "bitsandbytes", "docutils", "docx", "faiss", "hqq", "httpx", "huggingface_hub", "ir_measures", "jinja2",
+    "accelerate", "bitsandbytes", "docutils", "docx", "faiss", "hqq", "httpx", "huggingface_hub", "ir_measures",
     "langchain", "langchain_core", "langchain_text_splitters", "matplotlib", "openTSNE", "openvino", "pydantic",
-    "pypdfium2", "safetensors", "scipy", "selectolax", "sentence_transformers", "sklearn", "tokenizers", "torch",
-    "transformers",
+    "safetensors", "scipy", "selectolax", "sentence_transformers", "sklearn", "tokenizers", "torch", "transformers",
 }  # fmt: skip
 """Imported inside functions only: what a command does not use, it must not wait for."""
 

@@ -188,7 +188,7 @@ def together(a, b, **options):
 
 
 def by_all_signs(a, b, *, falls):
-    """The definition: over all ways to sign the questions, the largest statistic of a measure and those below it."""
+    """The definition: over all ways to sign the questions, the largest statistic of this measure and later ones."""
     differences = np.nan_to_num(np.array(b, dtype=float) - np.array(a, dtype=float))
     roots = np.sqrt((differences**2).sum(axis=0))
     roots[roots == 0] = 1
@@ -239,7 +239,7 @@ def test_copies_of_a_measure_change_nothing():
 
 
 def test_only_falls_are_asked_for():
-    """Four questions, all lower: one of 16 ways to sign them is as low, and two of 16 as far; a rise is never a fall."""
+    """Four questions, all lower: one of 16 ways to sign them is as low, two are as far; a rise is never a fall."""
     high, low = np.ones((4, 1)), np.zeros((4, 1))
     assert together(high, low, falls=True) == (1 / 16,)
     assert together(high, low) == (2 / 16,)
