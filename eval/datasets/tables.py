@@ -29,6 +29,7 @@ _NAMES = {
 _KNOWN = frozenset({
     "question", "answer", "answers", "all_answers", "source", "id", "evidence", "context", "unanswerable", "answerable",
     "answerability", "choices", "needs_choices", "required", "wrong", "history", "kind", "type", "hops", "ambiguous",
+    "start", "end",  # of evidence, in what this program generates
 })  # fmt: skip
 _TEXT_LISTS = ("answers", "all_answers", "source", "evidence", "context", "wrong")  # a cell may be a JSON list
 _LISTS = ("choices", "required", "history")  # a cell must be one
