@@ -9,14 +9,14 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from app.pipeline import Pipeline
-from app.scoring import ClaimScorer, Scorer
+from app.scoring import ClaimScorer, Scorer, index_facts
 from app.systems import ClaimSystem, PipelineSystem, with_passages
 from ingest.records import Progress, Report
 
@@ -31,10 +31,14 @@ _T = TypeVar("_T")
 SEED = 0
 """Of what a language model draws, where the settings name none: a run must be repeatable."""
 
-_PATHS = frozenset(
-    {"index", "cache", "chats", "hub_cache", "file", "origins", "server_key", "threads", "parse_workers"}
-)
-"""Settings that no number of a run depends on, or that must not be written down."""
+_LEFT_OUT = frozenset(
+    {"index", "cache", "chats", "hub_cache", "file", "origins", "prompts", "server_key", "server_url", "server_timeout",
+     "offline", "threads", "parse_workers", "parse_seconds", "parse_memory_mb", "parse_chars", "max_file_mb",
+     "chunk_tokens", "chunk_overlap", "heading_context", "dictionary", "synonyms"}
+)  # fmt: skip
+"""Settings that no number of a run depends on, that are recorded as what they lead to (the index, the prompts, the
+content of files), or that must not be written down.
+"""
 
 _PACKAGES = ("cited-rag", "torch", "transformers", "sentence-transformers", "openvino", "tokenizers", "tantivy",
              "faiss-cpu", "faiss-gpu", "bitsandbytes", "ir-measures", "numpy")  # fmt: skip
@@ -78,17 +82,39 @@ def evaluate(wanted: Wanted, config: Config, means: Means) -> Run | None:
     dataset = load_dataset(wanted.dataset)
     for line in dataset.notes:
         means.note(line)
-    examples = spread(dataset.examples, wanted.limit)
+    _check(wanted, dataset)
     if wanted.run_file or wanted.answers_file:
-        return _score_recorded(dataset, examples, wanted, config, means)
+        return _score_recorded(dataset, wanted, config, means)
     config = replace(config, seed=SEED if config.seed is None else config.seed)
     if dataset.claims:
         return _check_claims(with_passages(dataset), wanted, config, means)
+    examples = spread(dataset.examples, wanted.limit)
     with indexed(dataset, config, means, own_index=wanted.own_index) as pipeline:
-        system = PipelineSystem(pipeline, k=config.top_k, reads=wanted.reads)
-        facts = dataset_facts(dataset, wanted, len(examples)) | system_facts(pipeline, config)
         scorer = Scorer(pipeline, config, with_map=wanted.with_map)
+        scorer.check(examples)
+        system = PipelineSystem(pipeline, k=config.top_k, reads=wanted.reads)
+        facts = dataset_facts(dataset, wanted, len(examples)) | system_facts(pipeline, config, reads=wanted.reads)
         return make_run(examples, system, wanted, facts, means, scorer=scorer)
+
+
+def _check(wanted: Wanted, dataset: Dataset) -> None:
+    """Refuse what would be lost, or be ignored, before anything is done."""
+    from eval.errors import EvalError
+
+    out, source = wanted.out.resolve(), wanted.dataset.resolve()
+    if out in (source, *source.parents):
+        raise EvalError(f"the dataset {wanted.dataset} is inside --out {wanted.out}; name another folder for the run")
+    if not dataset.claims:
+        return
+    for given, flag in (
+        (not wanted.reads, "--retrieval-only"),
+        (wanted.own_index, "--index"),
+        (wanted.run_file or wanted.answers_file, "--run and --answers"),
+    ):
+        if given:
+            raise EvalError(f"{wanted.dataset} holds claims, for which {flag} means nothing; leave it out")
+    if not any(claim.passages for claim in dataset.claims):
+        raise EvalError(f"no claim of {wanted.dataset} cites a text; expected some in `references`")
 
 
 def _check_claims(dataset: Dataset, wanted: Wanted, config: Config, means: Means) -> Run | None:
@@ -97,7 +123,7 @@ def _check_claims(dataset: Dataset, wanted: Wanted, config: Config, means: Means
 
     claims = spread(dataset.claims, wanted.limit)
     with indexed(dataset, config, means, own_index=False) as pipeline:
-        facts = dataset_facts(dataset, wanted, len(claims)) | system_facts(pipeline, config)
+        facts = dataset_facts(dataset, wanted, len(claims)) | system_facts(pipeline, config, reads=False)
         system, scorer = ClaimSystem(pipeline, claims), ClaimScorer(claims)
         return make_run(as_examples(claims), system, wanted, facts, means, scorer=scorer)
 
@@ -117,16 +143,20 @@ def make_run(
     means: Means,
     *,
     scorer: Scorer | ClaimScorer,
+    timed: bool = True,
 ) -> Run | None:
-    """A run folder from its first question to its report; one that was begun before goes on."""
-    from eval.folder import begun, load_run
+    """A run folder from its first question to its report; one that was begun before goes on.
+
+    timed: whether the pace is that of the system. `seconds` and `asked` are of the last part of a run that went on.
+    """
+    from eval.folder import REPORT, begun, load_run
     from eval.run import run
 
     def report(done: int, total: int) -> None:
         means.report(Progress("asking", done, total, "questions"))
 
     with begun(wanted.out, facts, force=wanted.force) as folder:
-        if folder.is_complete:
+        if folder.is_complete and (wanted.out / REPORT).exists():
             means.note(f"{wanted.out} is complete already; --force asks everything again")
             return load_run(wanted.out)
         if folder.done:
@@ -136,8 +166,9 @@ def make_run(
             return None
         seconds = time.perf_counter() - started
         asked = len(examples) - len(folder.done)
-        speed = round(asked / seconds, 2) if asked and seconds > 0 else None
-        folder.write_manifest(seconds=round(seconds, 3), asked=asked, questions_per_second=speed)
+        if asked and timed:
+            speed = round(asked / seconds, 2) if seconds > 0 else None
+            folder.write_manifest(seconds=round(seconds, 3), asked=asked, questions_per_second=speed)
         means.report(Progress("scoring", 0, None, "questions"))
         scorer.score(folder, examples)
         folder.write_manifest(finished_at=_now())
@@ -151,7 +182,7 @@ def indexed(dataset: Dataset, config: Config, means: Means, *, own_index: bool) 
     Such an index is kept in the cache folder, one for each content, encoder and chunking.
     """
     if dataset.documents and not own_index:
-        config = replace(config, index=_place_of_index(dataset, config))
+        config = replace(config, index=place_of_index(dataset.name, _content_of(dataset), config))
     pipeline = means.open_pipeline(config)
     try:
         means.note(str(pipeline.choice))
@@ -164,34 +195,49 @@ def indexed(dataset: Dataset, config: Config, means: Means, *, own_index: bool) 
         pipeline.close()
 
 
-def _place_of_index(dataset: Dataset, config: Config) -> Path:
-    depends_on = "\0".join(
-        map(str, (config.profile, config.encoder, config.device, config.pooling, config.chunk_tokens,
-                  config.chunk_overlap, config.heading_context, config.dictionary))
-    )  # fmt: skip
+def place_of_index(name: str, content: str, config: Config) -> Path:
+    """Where an index is kept that an evaluation makes: one for each content, encoder, chunking and dictionary."""
+    depends_on = [
+        getattr(config, setting)
+        for setting in ("profile", "encoder", "device", "pooling", "chunk_tokens", "chunk_overlap", "heading_context")
+    ]
+    dictionary = _file_digest(config.dictionary) if config.dictionary else ""
+    digest = _digest(repr((content, depends_on, dictionary)))
+    readable = re.sub(r"[^\w.-]", "_", name)[:60]
+    return config.cache / "eval" / f"{readable}-{digest[:20]}"
+
+
+def _content_of(dataset: Dataset) -> str:
     content = hashlib.sha256()
     for document in dataset.documents:
         content.update(f"{document.source}\0{document.content_hash}\0".encode())
-    name = re.sub(r"[^\w.-]", "_", dataset.name)[:60]
-    return config.cache / "eval" / f"{name}-{content.hexdigest()[:12]}-{_digest(depends_on)[:8]}"
+    return content.hexdigest()
 
 
-def _score_recorded(
-    dataset: Dataset, examples: Sequence[Example], wanted: Wanted, config: Config, means: Means
-) -> Run | None:
+def _score_recorded(dataset: Dataset, wanted: Wanted, config: Config, means: Means) -> Run | None:
     """Score the output of another system as if it were a run of ours."""
+    from eval.errors import EvalError
     from eval.recorded import RecordedAnswers, RecordedRun
 
-    system: System
-    if wanted.run_file:
-        system, path = RecordedRun(wanted.run_file, k=config.top_k), wanted.run_file
-    elif wanted.answers_file:
-        system, path = RecordedAnswers(wanted.answers_file), wanted.answers_file
+    examples = spread(dataset.examples, wanted.limit)
+    path = wanted.run_file or wanted.answers_file
+    if path is None:
+        raise ValueError("nothing was recorded")
+    system = RecordedRun(path, k=config.top_k) if wanted.run_file else RecordedAnswers(path)
+    known = sum(one.example_id in system.ids for one in examples)
+    if not known:
+        raise EvalError(
+            f"{path} says nothing of any question of {wanted.dataset}; its ids must be those of the dataset"
+        )
+    if known < len(examples):
+        means.note(
+            f"{path} says nothing of {len(examples) - known:,} of the {len(examples):,} questions; they count as failed"
+        )
     facts = dataset_facts(dataset, wanted, len(examples)) | {
         "recorded": {"name": path.name, "sha256": _file_digest(path)}
     }
     scorer = Scorer(None, config, recorded="ranking" if wanted.run_file else "answers")
-    return make_run(examples, system, wanted, facts, means, scorer=scorer)
+    return make_run(examples, system, wanted, facts, means, scorer=scorer, timed=False)
 
 
 # ---- the manifest ----------------------------------------------------------------------------------------------------
@@ -223,29 +269,38 @@ def dataset_facts(dataset: Dataset, wanted: Wanted, questions: int) -> dict[str,
     }
 
 
-def system_facts(pipeline: Pipeline, config: Config) -> dict[str, Any]:
-    """Of what is asked of: index, settings, prompts and models."""
-    store, choice = pipeline.parts.store, pipeline.choice
-    content = hashlib.sha256()
-    rows = store.documents()
-    for source, digest in sorted((row.source, row.content_hash) for row in rows):
-        content.update(f"{source}\0{digest}\0".encode("utf-8", "surrogatepass"))
-    manifest = store.manifest
+def system_facts(pipeline: Pipeline, config: Config, *, reads: bool = True) -> dict[str, Any]:
+    """Of what is asked of: index, settings, prompts and models. reads: whether anything is answered."""
+    choice = pipeline.choice
     settings = {name: getattr(config, name) for name in sorted(each.name for each in fields(config))}
+    reader = {"reader": pipeline.reader_model(), "reader_revision": _revision(config.model, choice.reader == "zephyr")}
+    models = {
+        "reranker_revision": _revision(config.reranker, config.reranker not in {"interaction", "none"}),
+        "verifier_revision": _revision(config.verifier, bool(config.verifier)),
+    }
     return {
-        "index": {
-            "sha256": content.hexdigest(),
-            "documents": len(rows),
-            "chunks": sum(row.chunks for row in rows),
-            "encoder": asdict(manifest.encoder),
-            "chunking": asdict(manifest.chunking),
-        },
-        "config": {name: _plain(value) for name, value in settings.items() if name not in _PATHS},
-        "profile": {"encoder": choice.encoder, "reader": choice.reader, "device": choice.device},
-        "prompts": pipeline.prompts(),
-        "models": pipeline.models(),
+        "index": index_facts(pipeline.parts.store),
+        "config": {name: _plain(value) for name, value in settings.items() if name not in _LEFT_OUT},
+        "files": {name: _file_digest(file) for name in ("dictionary", "synonyms") if (file := getattr(config, name))},
+        "profile": {"encoder": choice.encoder, "device": choice.device},
+        "prompts": pipeline.prompts() if reads else {},
+        "models": {**models, **(reader if reads else {})},
         "seed": config.seed,
     }
+
+
+def _revision(model: str, used: bool) -> str | None:
+    """What tells one state of a model's files from another: their names and sizes, and its configuration."""
+    if not used:
+        return None
+    from retrieval.encoder import model_folder
+
+    folder = model_folder(model)
+    listed = sorted(
+        (path.relative_to(folder).as_posix(), path.stat().st_size) for path in folder.rglob("*") if path.is_file()
+    )
+    settings = folder / "config.json"
+    return _digest(repr(listed) + (settings.read_text(encoding="utf-8") if settings.is_file() else ""))
 
 
 def _plain(value: object) -> object:

@@ -65,7 +65,8 @@ def judge_run(made: Run, pipeline: Pipeline, means: Means) -> Graded:
     import json
 
     from app.scoring import load_map
-    from eval.folder import QUESTIONS, REPORT, SCORES, VERDICTS, load_predictions, write_json, write_text
+    from eval.errors import EvalError
+    from eval.folder import MANIFEST, QUESTIONS, REPORT, SCORES, VERDICTS, load_predictions, write_json, write_text
     from eval.judge import Item, judge
     from eval.metrics.answers import without_markers
     from eval.report import write_report
@@ -79,6 +80,8 @@ def judge_run(made: Run, pipeline: Pipeline, means: Means) -> Graded:
         for prediction in [predictions.get(one.example.example_id)]
         if prediction is not None and prediction.answer is not None and (reference := _reference(one.example))
     ]
+    if not asked:
+        raise EvalError(f"no answer of {made.folder} can be graded: no question has a known answer and was answered")
     verdicts = judge(
         pipeline.model("a judge"),
         [item for _, item in asked],
@@ -92,16 +95,19 @@ def judge_run(made: Run, pipeline: Pipeline, means: Means) -> Graded:
     ]
     found = scores(judged, predictions)
     graded = _counted(verdicts)
-    found["judging"] = {**asdict(graded), "model": pipeline.models()["reader"]}
+    prompts = {name: pipeline.prompt(name).sha256 for name in ("judge-en", "judge-zh")}
+    found["judging"] = asdict(graded)
+    manifest = {**made.manifest, "judge": {**pipeline.reader_model(), "prompts": prompts}}
     lines = [
         {"id": one.example.example_id, **asdict(verdict)} for (one, _), verdict in zip(asked, verdicts, strict=True)
     ]
     write_text(made.folder / VERDICTS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     write_text(made.folder / QUESTIONS, "".join(f"{dumps(one)}\n" for one in judged))
     write_json(made.folder / SCORES, found)
+    write_json(made.folder / MANIFEST, manifest)
     write_report(
         made.folder / REPORT,
-        manifest=made.manifest,
+        manifest=manifest,
         scores=found,
         judged=judged,
         predictions=predictions,

@@ -162,10 +162,12 @@ class Pipeline:
         return [one if isinstance(one, RagError) else self._finished(one, k, started, reading) for one in answers]
 
     def examine(self, question: str, history: Sequence[Turn] = (), *, k: int | None = None) -> Retrieved | RagError:
-        """What `ask` would read for a question, and all that was looked at on the way; or what went wrong with it."""
+        """What any reader would read for a question, and all that was looked at on the way; or what went wrong."""
+        from reader.backends.extractive import PASSAGES_READ
 
         def search() -> Retrieved:
-            return self._retrieve(self.understand(question, history), self._read_depth(k), None, traced=True)
+            depth = max(k or self._config.top_k, PASSAGES_READ)
+            return self._retrieve(self.understand(question, history), depth, None, traced=True)
 
         return _attempted(search)
 
@@ -173,8 +175,9 @@ class Pipeline:
         self, retrieved: Sequence[Retrieved], histories: Sequence[Sequence[Turn]] = (), *, k: int | None = None
     ) -> list[Answer | RagError]:
         """The answers that `ask` would give to what was retrieved; "answer" among the times is their mean time."""
-        started = time.perf_counter()
-        found = self._read(retrieved, histories)
+        depth, started = self._read_depth(k), time.perf_counter()
+        shown = [replace(one, hits=one.hits[:depth], passages=one.passages[:depth]) for one in retrieved]
+        found = self._read(shown, histories)
         each = 1000 * (time.perf_counter() - started) / max(1, len(retrieved))
         return [one if isinstance(one, RagError) else _timed(self._shown(one, k), each) for one in found]
 
@@ -420,11 +423,9 @@ class Pipeline:
         found = [self._prompt(task)(language) for task in ("answer", "condense") for language in ("en", "zh")]
         return {prompt.name: prompt.sha256 for prompt in found}
 
-    def models(self) -> dict[str, dict[str, str]]:
-        """What encodes and what answers, by name and revision as far as they have one."""
-        encoder = self.encoder.spec
-        reader = {"name": self.choice.reader, "model": self._backend.model if self._backend else "none"}
-        return {"encoder": {"name": encoder.name, "revision": encoder.revision}, "reader": reader}
+    def reader_model(self) -> dict[str, str]:
+        """What answers: the reader and its model."""
+        return {"name": self.choice.reader, "model": self._backend.model if self._backend else "none"}
 
     def close(self) -> None:
         """Close the index."""

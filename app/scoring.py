@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
     from app.config import Config
     from app.pipeline import Pipeline
     from eval.folder import RunFolder
-    from eval.gold import Gold
+    from eval.gold import Gold, GoldFinder
     from eval.records import Claim, Example, Judged, Prediction
     from eval.report.corpus_map import CorpusMap
     from eval.score import Recorded, Scoring, Similarity
@@ -27,6 +29,21 @@ _SEED = 0
 """Of the map: which passages are drawn, and where."""
 
 
+def index_facts(store: Store) -> dict[str, Any]:
+    """What tells one state of an index from another."""
+    content = hashlib.sha256()
+    rows = store.documents()
+    for source, digest in sorted((row.source, row.content_hash) for row in rows):
+        content.update(f"{source}\0{digest}\0".encode("utf-8", "surrogatepass"))
+    return {
+        "sha256": content.hexdigest(),
+        "documents": len(rows),
+        "chunks": sum(row.chunks for row in rows),
+        "encoder": asdict(store.manifest.encoder),
+        "chunking": asdict(store.manifest.chunking),
+    }
+
+
 class Scorer:
     """Turns the predictions of a run into its scores and its report."""
 
@@ -36,10 +53,18 @@ class Scorer:
         """pipeline: over the index that was asked; None for recorded output of another system."""
         self._pipeline, self._config, self._recorded, self._with_map = pipeline, config, recorded, with_map
 
+    def check(self, examples: Sequence[Example]) -> None:
+        """Look the gold's documents up, so that names that cannot be resolved are told before anything is asked."""
+        self._finder(examples)
+
     def score(self, folder: RunFolder, examples: Sequence[Example]) -> None:
-        """Write questions.jsonl, scores.json, the TREC files and report.html."""
+        """Write questions.jsonl, scores.json, the TREC files and report.html.
+
+        Raises EvalError where the index is no longer the one that was asked.
+        """
         from eval.score import judge, scores
 
+        self._require_the_same_index(folder)
         predictions = {one.example_id: one for one in folder.predictions()}
         judged = judge(self._golds(examples), predictions, self._scoring())
         found = scores(judged, predictions)
@@ -48,14 +73,29 @@ class Scorer:
         self._write_report(folder, judged, predictions, found)
         folder.write_scores(found)
 
+    def _require_the_same_index(self, folder: RunFolder) -> None:
+        from eval.errors import EvalError
+
+        if self._pipeline is None or index_facts(self._pipeline.parts.store) == dict(folder.manifest["index"]):
+            return
+        raise EvalError(
+            f"the index was changed while it was asked, so that some answers in {folder.folder} are of the old one and"
+            " some of the new one; run it again with --force"
+        )
+
     def _golds(self, examples: Sequence[Example]) -> list[Gold]:
-        from eval.gold import Gold, GoldFinder
+        from eval.gold import Gold
+
+        finder = self._finder(examples)
+        return [finder.find(one) if finder else Gold(one) for one in examples]
+
+    def _finder(self, examples: Sequence[Example]) -> GoldFinder | None:
+        from eval.gold import GoldFinder
         from eval.metrics.answers import contained
 
         if self._pipeline is None:
-            return [Gold(one) for one in examples]
-        finder = GoldFinder(self._pipeline.parts.store, examples, lambda text, answer: contained(text, [answer]))
-        return [finder.find(one) for one in examples]
+            return None
+        return GoldFinder(self._pipeline.parts.store, examples, lambda text, answer: contained(text, [answer]))
 
     def _scoring(self) -> Scoring:
         from eval.score import Scoring
@@ -81,7 +121,7 @@ class Scorer:
 
         relevant = {one.example.example_id: one.example.relevant for one in judged if one.example.relevant}
         if relevant and self._recorded != "answers":
-            write_run(folder.folder / RUN_FILE, document_runs(predictions.values()))
+            write_run(folder.folder / RUN_FILE, document_runs(judged, predictions))
             write_qrels(folder.folder / QRELS_FILE, relevant)
 
     def _write_report(
@@ -177,7 +217,7 @@ def _similarity(encoder: Encoder) -> Similarity:
         texts = dict.fromkeys(text for answer, golds in pairs for text in (answer, *golds) if readable(text))
         vectors = dict(zip(texts, encoder.encode_passages(list(texts)), strict=True)) if texts else {}
         return [
-            max((float(vectors[answer] @ vectors[gold]) for gold in golds if gold in vectors), default=None)
+            max((max(0.0, float(vectors[answer] @ vectors[gold])) for gold in golds if gold in vectors), default=None)
             if answer in vectors
             else None
             for answer, golds in pairs

@@ -52,11 +52,11 @@ class PipelineSystem:
         read = iter([self._outcome(*pair, answer) for pair, answer in zip(pairs, answers, strict=True)])
         return [found if isinstance(found, RagError) else next(read) for found in retrieved]
 
-    def _outcome(self, example: Example, found: Retrieved, answer: Answer | RagError | None) -> Outcome | RagError:
+    def _outcome(self, example: Example, found: Retrieved, answer: Answer | RagError | None) -> Outcome:
         from eval.records import Outcome
 
-        if isinstance(answer, RagError):
-            return answer
+        error = str(answer) if isinstance(answer, RagError) else None
+        answer = None if isinstance(answer, RagError) else answer
         hits = found.hits[: self._k] if answer is None else answer.hits
         timings = found.timings_ms if answer is None else answer.timings_ms
         return Outcome(
@@ -65,6 +65,7 @@ class PipelineSystem:
             evidence=found.evidence,
             timings_ms={name: round(value, 2) for name, value in timings.items()},
             answer=answer,
+            error=error,
             read=() if answer is None else self._read_of(found, answer),
             choice=self._choice(example, found) if answer and example.choices else None,
         )

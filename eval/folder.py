@@ -33,8 +33,8 @@ OURS = (MANIFEST, PREDICTIONS, QUESTIONS, SCORES, REPORT, RUN_FILE, QRELS_FILE, 
 MOVING = ("format", "created_at", "finished_at", "seconds", "asked", "questions_per_second", "costs", "paths")
 """Keys of a manifest that say nothing of what a run's numbers depend on."""
 
-_ELSEWHERE = (*MOVING, "git_commit", "machine")
-"""Keys that may differ when a run goes on: it may do so on another machine, after a commit."""
+_ELSEWHERE = (*MOVING, "git_commit", "machine", "judge")
+"""Keys that may differ when a run goes on: on another machine, after a commit; and who graded it afterwards."""
 
 _MAX_JSON_BYTES = 64_000_000
 
@@ -91,26 +91,21 @@ class RunFolder:
 def begun(folder: Path, manifest: Mapping[str, Any], *, force: bool = False) -> Iterator[RunFolder]:
     """A run folder to fill: a new one, or one that was begun with this very manifest, which then goes on.
 
-    force: what another run left there is removed first. Raises EvalError where the folder holds another run or other
-    things, or somebody else is filling it.
+    force: what another run left there is removed first; files of others never are. Raises EvalError where the folder
+    holds another run or other things, or somebody else is filling it.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
         raise EvalError(f"{folder} is a file; name a folder for the run") from None
     with _alone(folder):
-        if force:
+        if force and (folder / MANIFEST).exists():
             for name in OURS:
                 if name != LOCK:
                     (folder / name).unlink(missing_ok=True)
         known = _resumed(folder, manifest)
         if known is None:
-            strange = sorted(path.name for path in folder.iterdir() if path.name not in (*OURS, "index"))
-            if strange and not force:
-                raise EvalError(
-                    f"{folder} holds other files ({', '.join(strange[:3])}); choose an empty folder, or --force to"
-                    " write beside them"
-                )
+            _refuse_others(folder, force=force)
             write_json(folder / MANIFEST, manifest)
         yield RunFolder(folder, known or manifest, frozenset(_ids(folder / PREDICTIONS)))
 
@@ -131,8 +126,8 @@ def load_predictions(folder: Path) -> dict[str, Prediction]:
     return {one.example_id: one for one in read_lines(Prediction, folder / PREDICTIONS)}
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """An object of a JSON file. Raises EvalError."""
+def read_json(path: Path, *, advice: str = "run rag eval run again with --force") -> dict[str, Any]:
+    """An object of a JSON file. Raises EvalError with advice."""
     with path.open("rb") as stream:
         content = stream.read(_MAX_JSON_BYTES + 1)
     problem = f"it is larger than {_MAX_JSON_BYTES:,} bytes"
@@ -145,7 +140,7 @@ def read_json(path: Path) -> dict[str, Any]:
             if isinstance(found, dict):
                 return found
             problem = f"found {type(found).__name__}, expected an object"
-    raise EvalError(f"{path} is damaged: {problem}; run rag eval run again with --force")
+    raise EvalError(f"{path} cannot be read: {problem}; {advice}")
 
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:
@@ -175,6 +170,21 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
+def _refuse_others(folder: Path, *, force: bool) -> None:
+    """Nothing without a manifest is ours: what is there has names of its own, and stays."""
+    there = sorted(path.name for path in folder.iterdir() if path.name != LOCK)
+    in_the_way = [name for name in there if name in OURS]
+    if in_the_way:
+        raise EvalError(
+            f"{folder} holds {', '.join(in_the_way)} of no run, which would be replaced; choose an empty folder"
+        )
+    if there and not force:
+        raise EvalError(
+            f"{folder} holds other files ({', '.join(there[:3])}); choose an empty folder, or --force to write beside"
+            " them"
+        )
+
+
 def _manifest(folder: Path) -> dict[str, Any] | None:
     path = folder / MANIFEST
     if not path.exists():
@@ -193,18 +203,23 @@ def _resumed(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any] | None
     known = _manifest(folder)
     if known is None:
         return None
-    before, now = (
-        _flat({key: value for key, value in one.items() if key not in _ELSEWHERE}) for one in (known, manifest)
-    )
-    differ = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+    differ = differences(known, manifest)
     if differ:
-        shown = ", ".join(f"{key} {before.get(key)!s:.60} (now {now.get(key)!s:.60})" for key in differ[:4])
+        shown = ", ".join(f"{key} {before!s:.60} (now {now!s:.60})" for key, before, now in differ[:4])
         more = f" and {len(differ) - 4} more" if len(differ) > 4 else ""
         raise EvalError(
             f"{folder} holds a run made otherwise: {shown}{more}; choose another --out, or --force to replace it"
         )
     _cut_off(folder / PREDICTIONS)
     return known
+
+
+def differences(known: Mapping[str, Any], manifest: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Path, before and now of what two manifests say differently of what a run's numbers depend on."""
+    before, now = (
+        _flat({key: value for key, value in one.items() if key not in _ELSEWHERE}) for one in (known, manifest)
+    )
+    return [(key, before.get(key), now.get(key)) for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
 
 
 def _flat(record: Any, prefix: str = "") -> dict[str, Any]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from eval.errors import EvalError
 from eval.records import Example
 from retrieval.store import Store
 
@@ -34,7 +35,7 @@ class GoldFinder:
     """Looks gold up in an index."""
 
     def __init__(self, store: Store, examples: Sequence[Example], holds: Callable[[str, str], bool]) -> None:
-        """holds: whether a text holds an answer, as a person would read it."""
+        """holds: whether a text holds an answer, as a person would read it. Raises EvalError on an ambiguous name."""
         self._holds = holds
         self._chunks = lru_cache(maxsize=_DOCUMENTS_KEPT)(store.chunks_of)
         self._documents = _resolved(store, {source for one in examples for source in one.relevant or ()})
@@ -80,8 +81,11 @@ def _resolved(store: Store, wanted: set[str]) -> dict[str, list[tuple[str, str]]
             for at in range(len(parts)):
                 if (name := "/".join(parts[at:])) in wanted:
                     ends[name].append((row.doc_id, row.source))
-    alone = {name: found for name, found in ends.items() if len(found) == 1}
-    return {name: exact.get(name) or alone[name] for name in {*exact, *alone}}
+    several = {name: found for name, found in ends.items() if len(found) > 1 and name not in exact}
+    for name, found in several.items():
+        places = ", ".join(sorted(source for _, source in found)[:3])
+        raise EvalError(f"the source {name!r} of a question may be {places}, or more; write more of its path")
+    return {name: exact.get(name) or ends[name] for name in {*exact, *ends}}
 
 
 def _flat(text: str) -> str:

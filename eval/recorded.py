@@ -23,6 +23,7 @@ class RecordedRun:
 
     def __init__(self, path: Path, *, k: int) -> None:
         self._runs, self._k = read_run(path), k
+        self.ids = frozenset(self._runs)
 
     def outcomes(self, examples: Sequence[Example]) -> list[Outcome | RagError]:
         """Its list for each question; an empty one where the file has none."""
@@ -42,11 +43,12 @@ class RecordedAnswers:
     at_once = _AT_ONCE
 
     def __init__(self, path: Path) -> None:
-        found: Mapping[str, object] = read_json(path)
+        found: Mapping[str, object] = read_json(path, advice='expected an object like {"q1": "an answer", "q2": ""}')
         wrong = next((name for name, answer in found.items() if not isinstance(answer, str)), None)
         if wrong is not None:
             raise EvalError(f"{path}: the answer to {wrong!r} is {type(found[wrong]).__name__}, expected a text")
         self._answers = {name: str(answer) for name, answer in found.items()}
+        self.ids = frozenset(self._answers)
 
     def outcomes(self, examples: Sequence[Example]) -> list[Outcome | RagError]:
         """Its answer to each question; one that it has not is an error."""

@@ -107,7 +107,8 @@ class Outcome:
     """What a system made of one question. `answer` is None where only retrieval was asked for.
 
     hits: what was shown, best first. candidates: everything that was looked at, hits included. read: chunk_ids of the
-    passages that the reader was given, whole or in part. choice: which choice it takes, counted from 0.
+    passages that the reader was given, whole or in part. choice: which choice it takes, counted from 0. error: what
+    went wrong in reading what was found.
     """
 
     hits: tuple[Hit, ...]
@@ -117,6 +118,7 @@ class Outcome:
     answer: Answer | None = None
     read: tuple[str, ...] = ()
     choice: int | None = None
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,7 @@ def predicted(example: Example, outcome: Outcome | RagError) -> Prediction:
         candidates=outcome.candidates,
         read=outcome.read,
         timings_ms=outcome.timings_ms,
+        error=outcome.error,
     )
     answer = outcome.answer
     if answer is None:

@@ -27,7 +27,7 @@ from eval.metrics.answers import answer_values
 from eval.metrics.choices import choice_values
 from eval.metrics.citations import citation_values
 from eval.metrics.retrieval import ranked_values
-from eval.records import SECTIONS, Judged, Prediction, Score
+from eval.records import SECTIONS, Candidate, Example, Judged, Prediction, Score
 from eval.statistics import interval_of, intervals, paired
 
 PASSAGE_MEASURES = ("success@1", "success@5", "recall@5", "mrr@10", "ndcg@10")
@@ -41,6 +41,7 @@ SEED = 20_261_121
 """Of resampling: the same run always has the same intervals."""
 
 _RRF_K = 60
+_NEED_THE_ANSWER = frozenset({"useful", "selective_accuracy"})
 _CURVE_POINTS = 200
 _RECALL_DEPTHS = (1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 50, 100)
 
@@ -86,13 +87,16 @@ def _judged(gold: Gold, prediction: Prediction, values: Mapping[str, float], sco
     found = dict(values)
     if not _is_search(prediction):
         found |= _named("answer", answer_values(prediction.answer, bool(prediction.abstained), example))
-        found |= _named("answer", choice_values(prediction.choice, example))
         if scoring.recorded is None:
+            found |= _named("answer", choice_values(prediction.choice, example))
             found |= _named("citations", citation_values(prediction, example, scoring.text_of))
     correct = found.get("answer.choice", found.get("answer.correct"))
     if example.answerable is not None and not _is_search(prediction):
         answered = None if prediction.answer is None else not prediction.abstained
-        found |= _named("abstention", abstention_values(example.answerable, answered, bool(correct)))
+        decided = abstention_values(example.answerable, answered, bool(correct))
+        if correct is None and example.answerable and answered:  # whether what was said is right, nobody knows
+            decided = {name: value for name, value in decided.items() if name not in _NEED_THE_ANSWER}
+        found |= _named("abstention", decided)
     where = (
         None
         if scoring.recorded
@@ -132,20 +136,39 @@ def _similarities(
 # ---- rankings --------------------------------------------------------------------------------------------------------
 
 
-def document_runs(predictions: Iterable[Prediction]) -> dict[str, list[str]]:
-    """Sources, best first, of every question: documents ranked by their best passage."""
-    return {one.example_id: _sources(one) for one in predictions}
+def document_runs(judged: Iterable[Judged], predictions: Mapping[str, Prediction]) -> dict[str, list[str]]:
+    """Sources, best first, of every question that was asked: documents ranked by their best passage."""
+    return {
+        one.example.example_id: _sources(predictions[one.example.example_id], one.example)
+        for one in judged
+        if one.example.example_id in predictions
+    }
 
 
-def _sources(prediction: Prediction) -> list[str]:
-    return list(dict.fromkeys(source for one in prediction.candidates for source in one.sources))
+def _sources(prediction: Prediction, example: Example) -> list[str]:
+    return _documents([one.sources for one in _order(prediction)], example)
+
+
+def _documents(ranked: Iterable[Sequence[str]], example: Example) -> list[str]:
+    """Documents of passages. Copies of a text have one rank, which a relevant one takes; the others are not listed."""
+    relevant = example.relevant or {}
+    found = ([each for each in sources if each in relevant] or sources[:1] for sources in ranked)
+    return list(dict.fromkeys(source for sources in found for source in sources))
+
+
+def _order(prediction: Prediction) -> list[Candidate]:
+    """The hits, and then everything else that was looked at: with caps or for diversity, hits are picked among it."""
+    first = {hit.chunk_id: at for at, hit in enumerate(prediction.hits)}
+    return sorted(prediction.candidates, key=lambda one: first.get(one.chunk_id, len(first)))
 
 
 def _passages(prediction: Prediction, gold: Sequence[str]) -> list[str]:
     """chunk_ids, best first; the same text in another document stands for the one that is looked for."""
     wanted = set(gold)
-    return [next((each for each in (one.chunk_id, *one.twins) if each in wanted), one.chunk_id)
-            for one in prediction.candidates]  # fmt: skip
+    return [
+        next((each for each in (one.chunk_id, *one.twins) if each in wanted), one.chunk_id)
+        for one in _order(prediction)
+    ]
 
 
 def _ranked(golds: Sequence[Gold], predictions: Sequence[Prediction]) -> dict[str, dict[str, float]]:
@@ -153,7 +176,8 @@ def _ranked(golds: Sequence[Gold], predictions: Sequence[Prediction]) -> dict[st
     relevant = {gold.example.example_id: gold.example.relevant or {} for gold in golds}
     passages = {gold.example.example_id: dict.fromkeys(gold.passages, 1) for gold in golds}
     by_passage = {one.example_id: _passages(one, gold.passages) for gold, one in zip(golds, predictions, strict=True)}
-    documents = ranked_values(document_runs(predictions), relevant)
+    asked = zip(golds, predictions, strict=True)
+    documents = ranked_values({one.example_id: _sources(one, gold.example) for gold, one in asked}, relevant)
     texts = ranked_values(by_passage, passages)
     return {
         each: _named("retrieval", documents.get(each, {}))
@@ -162,19 +186,15 @@ def _ranked(golds: Sequence[Gold], predictions: Sequence[Prediction]) -> dict[st
     }
 
 
-def baseline_runs(predictions: Iterable[Prediction], baseline: str) -> dict[str, list[str]]:
-    """What one of BASELINES would have given, from the ranks of what was looked at."""
-    return {one.example_id: _baseline(one, baseline) for one in predictions}
+def baseline_run(prediction: Prediction, example: Example, baseline: str) -> list[str]:
+    """What one of BASELINES would have given, from the ranks of what was looked at; equal ones by their id."""
 
-
-def _baseline(prediction: Prediction, baseline: str) -> list[str]:
-    def score(ranks: tuple[int | None, int | None]) -> float:
-        dense, lexical = ((0.0 if rank is None else 1 / (_RRF_K + rank)) for rank in ranks)
+    def score(one: Candidate) -> float:
+        dense, lexical = ((0.0 if rank is None else 1 / (_RRF_K + rank)) for rank in (one.dense_rank, one.lexical_rank))
         return {"dense": dense, "bm25": lexical, "rrf": dense + lexical}[baseline]
 
-    scored = [(score((one.dense_rank, one.lexical_rank)), one.sources) for one in prediction.candidates]
-    best_first = sorted((one for one in scored if one[0] > 0), key=lambda one: -one[0])
-    return list(dict.fromkeys(source for _, sources in best_first for source in sources))
+    best_first = sorted((-score(one), one.chunk_id, one.sources) for one in prediction.candidates if score(one) > 0)
+    return _documents([sources for _, _, sources in best_first], example)
 
 
 # ---- the scores of a run ---------------------------------------------------------------------------------------------
@@ -317,11 +337,12 @@ def _thinned(points: NDArray[np.float64]) -> list[list[float]]:
 
 def _recall_by_k(judged: Sequence[Judged], predictions: Mapping[str, Prediction]) -> list[list[float]]:
     """[k, mean share of the relevant documents among the first k]."""
-    relevant = {one.example.example_id: set(one.example.relevant or ()) for one in judged}
-    runs = {each: _sources(predictions[each]) if each in predictions else [] for each, docs in relevant.items() if docs}
+    own = [one for one in judged if one.example.relevant]
+    runs = document_runs(own, predictions)
+    pairs = [(set(one.example.relevant or ()), runs.get(one.example.example_id, [])) for one in own]
     return [
-        [k, float(np.mean([len(relevant[each] & set(run[:k])) / len(relevant[each]) for each, run in runs.items()]))]
-        for k in (_RECALL_DEPTHS if runs else ())
+        [k, float(np.mean([len(relevant & set(run[:k])) / len(relevant) for relevant, run in pairs]))]
+        for k in (_RECALL_DEPTHS if pairs else ())
     ]
 
 
@@ -335,7 +356,10 @@ def _baselines(judged: Sequence[Judged], predictions: Mapping[str, Prediction]) 
     ours = matrix(own, [f"retrieval.{name}" for name in BASELINE_MEASURES])
     table: dict[str, Any] = {}
     for baseline in BASELINES:
-        values = ranked_values(baseline_runs(asked, baseline), relevant)
+        runs = {
+            each.example_id: baseline_run(each, one.example, baseline) for one, each in zip(own, asked, strict=True)
+        }
+        values = ranked_values(runs, relevant)
         theirs = np.array([[values[each][name] for name in BASELINE_MEASURES] for each in relevant])
         means, above = intervals(theirs, seed=SEED), paired(theirs, ours, seed=SEED)
         table[baseline] = {

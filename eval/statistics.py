@@ -40,6 +40,25 @@ class Paired:
 def intervals(values: Floats, *, seed: int, draws: int = 10_000) -> tuple[Score, ...]:
     """The mean of each measure with its 95% interval; values: (questions, measures), finite or NaN.
 
+    Of a share (all values are 0 or 1) Wilson's score interval, which few questions do not make narrow: 18 of 18 may be
+    82% (JASA 1927; Brown, Cai and DasGupta, Statistical Science 2001). Of everything else that of `bootstrapped`.
+    """
+    found = bootstrapped(values, seed=seed, draws=draws)
+    shares = [np.isin(column[~np.isnan(column)], (0.0, 1.0)).all() for column in values.T]
+    return tuple(_wilson(one) if share and one.n else one for one, share in zip(found, shares, strict=True))
+
+
+def _wilson(share: Score) -> Score:
+    p, n, z = share.value or 0.0, share.n, 1.959963984540054  # the 97.5th percentile of the normal distribution
+    middle, scale = p + z * z / (2 * n), 1 + z * z / n
+    reach = z * float(np.sqrt(p * (1 - p) / n + z * z / (4 * n * n)))
+    low, high = max(0.0, (middle - reach) / scale), min(1.0, (middle + reach) / scale)
+    return Score(share.value, min(low, p), max(high, p), n)
+
+
+def bootstrapped(values: Floats, *, seed: int, draws: int = 10_000) -> tuple[Score, ...]:
+    """The mean of each measure with its 95% interval; values: (questions, measures), finite or NaN.
+
     Percentile bootstrap (Efron, Annals of Statistics 1979): questions are drawn with replacement, as many as there are;
     the interval lies between the 2.5th and the 97.5th percentile of the means. All measures see the same resamples;
     one without any question of a measure is left out for it. Where all values are equal, or n is 1, the interval has
@@ -83,7 +102,7 @@ def interval_of(
 def paired(a: Floats, b: Floats, *, seed: int, draws: int = 10_000) -> tuple[Paired, ...]:
     """How much higher b scores than a, for each measure; a, b: (questions, measures), rows of the same questions.
 
-    A question counts where a measure applies to both. The interval is that of `intervals` over the differences. p is of
+    A question counts where a measure applies to both. The interval is that of `bootstrapped` over differences. p is of
     the two-sided randomisation test (Fisher 1935; for retrieval: Smucker, Allan and Carterette, CIKM 2007): were a and
     b alike, each difference could as well have the other sign. Where at most 12 questions differ, all signs are tried;
     otherwise `draws` are drawn and the observed one counted among them, so that p is never 0 (Phipson and Smyth 2010).
@@ -91,7 +110,7 @@ def paired(a: Floats, b: Floats, *, seed: int, draws: int = 10_000) -> tuple[Pai
     if a.shape != b.shape:
         raise ValueError(f"a is {a.shape}, b is {b.shape}; expected the same questions and measures")
     differences = b - a
-    means = intervals(differences, seed=seed, draws=draws)
+    means = bootstrapped(differences, seed=seed, draws=draws)
     chances = _chances(np.nan_to_num(differences), draws=draws, seed=seed)
     return tuple(
         Paired(mean.value, mean.low, mean.high, chance if mean.n else None, mean.n)

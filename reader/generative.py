@@ -236,7 +236,7 @@ class GenerativeReader:
         own = None
         if claim.markers:
             cited = [passages[marker - 1] for marker in claim.markers]
-            own = _renumbered(self._verifier.check(claim.words, cited), claim.markers)
+            own = _renumbered(self._verifier.check(claim.words, cited, each_left_out=True), claim.markers)
             if own.label == "supported":
                 return _Finding(own, None)
         each = self._verifier.check_each(claim.words, [passages[position] for position in asked.shown])

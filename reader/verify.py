@@ -70,8 +70,8 @@ class Check:
     """What checking a claim found.
 
     support: [0, 1], about the share of such claims that are supported, where half of all are. evidence: one a passage
-    that has words, best first. without: the support by the other passages, for each passage in the order given; empty
-    where fewer than two were.
+    that has words, best first. without: where asked for, the support by the other passages, for each passage in
+    order; empty where fewer than two were given.
     """
 
     label: Label
@@ -80,9 +80,9 @@ class Check:
     without: tuple[float, ...] = ()
 
 
-def _nothing(passages: int) -> Check:
-    """What checking finds without words, in a claim or in every one of so many passages."""
-    return Check("unsupported", 0.0, (), without=(0.0,) * passages if passages > 1 else ())
+def _nothing(left_out: int) -> Check:
+    """What checking finds without words, in a claim or in every passage."""
+    return Check("unsupported", 0.0, (), without=(0.0,) * left_out if left_out > 1 else ())
 
 
 class SupportModel(Protocol):
@@ -114,19 +114,22 @@ class Verifier:
         self._interaction, self._model = interaction, model
         self._weights = weights or shipped_weights()
 
-    def check(self, claim: str, passages: Sequence[Passage]) -> Check:
+    def check(self, claim: str, passages: Sequence[Passage], *, each_left_out: bool = False) -> Check:
         """How well the passages bear the claim out. A claim or passages without words: unsupported, 0, no evidence.
 
         Markers ([1]) must be gone from the claim. One too long for the encoder is as good as its worse half.
+        each_left_out: also how well the others do without each passage, which with five takes half as long again.
         """
+        left_out = len(passages) if each_left_out else 0
         try:
             compared = self._compare(claim, passages)
         except TextTooLongError:
-            halves = [self.check(half, passages) for half in _halves(claim) if any(map(str.isalnum, half))]
-            halves = halves or [_nothing(len(passages))]
+            kept = [half for half in _halves(claim) if any(map(str.isalnum, half))]
+            halves = [self.check(half, passages, each_left_out=each_left_out) for half in kept]
+            halves = halves or [_nothing(left_out)]
             worse = min(halves, key=lambda half: half.support)
             return replace(worse, without=tuple(map(min, zip(*(half.without for half in halves), strict=True))))
-        return self._judge(compared, len(passages)) if compared else _nothing(len(passages))
+        return self._judge(compared, left_out) if compared else _nothing(left_out)
 
     def check_each(self, claim: str, passages: Sequence[Passage]) -> list[Check]:
         """The claim against each passage by itself, in order; the claim is encoded once.
@@ -142,13 +145,13 @@ class Verifier:
                 for index, check in enumerate(alone)
             ]
         views = compared.views if compared else ()
-        judged = {view.passage: self._judge(replace(compared, views=(view,)), 1) for view in views if compared}
-        return [judged.get(index, _nothing(1)) for index in range(len(passages))]
+        judged = {view.passage: self._judge(replace(compared, views=(view,)), 0) for view in views if compared}
+        return [judged.get(index, _nothing(0)) for index in range(len(passages))]
 
-    def _judge(self, compared: _Compared, passages: int) -> Check:
-        """passages: how many there were; one without words has no view, and nothing is lost without it."""
+    def _judge(self, compared: _Compared, left_out: int) -> Check:
+        """left_out: of so many passages, each in turn; one without words has no view: nothing is lost without it."""
         if not compared.views:
-            return _nothing(passages)
+            return _nothing(left_out)
         claim = compared.claim
         spans = [view.best.span for view in compared.views]
         judged: list[float | None] = [None] * len(spans)
@@ -161,10 +164,10 @@ class Verifier:
             Evidence(view.passage, *span, score) for view, span, score in zip(compared.views, spans, alone, strict=True)
         )
         found = tuple(sorted(evidence, key=lambda one: -one.score))
-        if passages < 2:
+        if left_out < 2:
             return Check(label, support, found)
         without = dict(self._without(compared, judged, alone))
-        return Check(label, support, found, tuple(without.get(place, support) for place in range(passages)))
+        return Check(label, support, found, tuple(without.get(place, support) for place in range(left_out)))
 
     def _without(
         self, compared: _Compared, judged: Sequence[float | None], alone: Sequence[float]

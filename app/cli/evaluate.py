@@ -122,7 +122,7 @@ def run(
     wanted = Wanted(
         Path(dataset),
         Path(out),
-        own_index="index" in settings.origins,
+        own_index=index is not None,
         reads=not retrieval_only,
         limit=limit,
         force=force,

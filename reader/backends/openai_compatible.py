@@ -53,6 +53,7 @@ _BYTES_A_TOKEN = 4096  # an event takes 150 to 400 bytes; with log probabilities
 _PIECES_A_TOKEN = 4  # servers send one piece a token or fewer; some proxies split them
 
 _RETRIED = frozenset({429, 502, 503, 504})
+_BAD_REQUEST = frozenset({400, 422})
 _PENALTY_NAMES = {
     "vllm": "repetition_penalty",
     "sglang": "repetition_penalty",
@@ -167,7 +168,10 @@ class OpenAICompatibleBackend:
         *,
         report: Callable[[int], None] = lambda _: None,
     ) -> list[Generation | AnswerError]:
-        """Eight requests at a time, which servers batch. The first error ends the others at their next piece."""
+        """Eight requests at a time, which servers batch. The first error ends the others at their next piece.
+
+        A request that the server calls bad (400, 422) while it answers others is that question's error alone.
+        """
         for messages in conversations:
             self._require_room(messages, sampling)
         waiting, finished = SimpleQueue[int](), SimpleQueue[tuple[int, Generation | Exception]]()
@@ -190,15 +194,21 @@ class OpenAICompatibleBackend:
         for _ in range(min(IN_FLIGHT, len(conversations))):
             Thread(target=work, daemon=True).start()
         done: dict[int, Generation | AnswerError] = {}
+        bad: list[_RefusedError] = []
         try:
             while len(done) < len(conversations):
                 index, result = finished.get()
+                if isinstance(result, _RefusedError) and result.status in _BAD_REQUEST:
+                    bad.append(result)
+                    result = AnswerError(str(result))
                 if isinstance(result, Exception) and not isinstance(result, AnswerError):
                     raise result
                 done[index] = result
                 report(len(done))
         finally:
             stopped.set()
+        if bad and len(bad) == len(conversations):
+            raise bad[0]
         return [done[index] for index in range(len(conversations))]
 
     # ---- one answer --------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from eval.records import Score
-from eval.statistics import Paired, familywise, interval_of, intervals, paired
+from eval.statistics import Paired, bootstrapped, familywise, interval_of, intervals, paired
 
 NAN = float("nan")
 
@@ -24,20 +24,32 @@ def _column(*values: float) -> np.ndarray:
 
 def test_three_questions_by_hand():
     """Of 27 resamples of 0, 0, 1, eight have mean 0 and one has mean 1: more than 2.5% either way."""
-    assert intervals(_column(0, 0, 1), seed=1) == (Score(pytest.approx(1 / 3), 0, 1, 3),)
+    assert bootstrapped(_column(0, 0, 1), seed=1) == (Score(pytest.approx(1 / 3), 0, 1, 3),)
+
+
+@pytest.mark.parametrize(("right", "n"), [(18, 18), (0, 1), (1, 1), (7, 9), (300, 4000)])
+def test_a_share_has_wilsons_interval(right, n):
+    """18 of 18 may still be 82%: no resample of them could show that."""
+    values = np.full((n + 3, 2), NAN)
+    values[:n, 0] = np.arange(n) < right
+    values[:n, 1] = 0.5
+    share, other = intervals(values, seed=1)
+    theirs = stats.binomtest(right, n).proportion_ci(method="wilson")
+    assert (share.value, share.low, share.high, share.n) == pytest.approx((right / n, *theirs, n))
+    assert other == Score(0.5, 0.5, 0.5, n)  # no share, so nothing is known of its spread
 
 
 @pytest.mark.parametrize(("ones", "n", "low"), [(3, 10, 0), (3, 8, 1 / 8)])
 def test_the_tails_are_two_and_a_half_percent(ones, n, low):
     """No 1 is among those drawn in (7/10) ** 10 = 2.8% of all resamples of ten, in (5/8) ** 8 = 2.3% of eight."""
     values = np.arange(n)[:, None] < ones
-    (score, turned) = intervals(np.hstack([values, ~values]).astype(np.float64), seed=1, draws=200_000)
+    (score, turned) = bootstrapped(np.hstack([values, ~values]).astype(np.float64), seed=1, draws=200_000)
     assert (score.low, turned.high) == pytest.approx((low, 1 - low))
 
 
 def test_scipy_draws_the_same_interval():
     values = np.random.default_rng(1).gamma(2, size=(200, 1))
-    ours = intervals(values, seed=1)[0]
+    ours = bootstrapped(values, seed=1)[0]
     theirs = stats.bootstrap((values[:, 0],), np.mean, method="percentile", n_resamples=10_000, rng=2)
     width = ours.high - ours.low
     assert ours.value == pytest.approx(values.mean())
@@ -48,7 +60,7 @@ def test_where_a_measure_does_not_apply_is_no_part_of_it():
     """As if the mean over whatever questions of the measure were drawn had been bootstrapped; scipy does just that."""
     values = np.random.default_rng(3).random((300, 1))
     values[::3] = NAN
-    ours = intervals(values, seed=1)[0]
+    ours = bootstrapped(values, seed=1)[0]
     theirs = stats.bootstrap((values[:, 0],), np.nanmean, method="percentile", n_resamples=5_000, rng=2)
     assert (ours.value, ours.n) == (pytest.approx(np.nanmean(values)), 200)
     assert (ours.low, ours.high) == pytest.approx(tuple(theirs.confidence_interval), abs=(ours.high - ours.low) * 0.05)
@@ -57,30 +69,30 @@ def test_where_a_measure_does_not_apply_is_no_part_of_it():
 def test_measures_share_their_resamples_whatever_stands_beside_them():
     values = np.random.default_rng(1).random((3_000, 2))  # several blocks of draws
     values[1, 1] = NAN
-    first, _, opposite = intervals(np.column_stack([values, 1 - values[:, 0]]), seed=4, draws=2_000)
+    first, _, opposite = bootstrapped(np.column_stack([values, 1 - values[:, 0]]), seed=4, draws=2_000)
     assert (1 - opposite.high, 1 - opposite.low) == pytest.approx((first.low, first.high))
-    (alone,) = intervals(values[:, :1], seed=4, draws=2_000)
+    (alone,) = bootstrapped(values[:, :1], seed=4, draws=2_000)
     assert astuple(alone) == pytest.approx(astuple(first))
 
 
 def test_the_same_seed_gives_the_same_interval_and_another_seed_another():
     values = np.random.default_rng(1).random((50, 2))
-    assert intervals(values, seed=7) == intervals(values.copy(), seed=7) != intervals(values, seed=8)
+    assert bootstrapped(values, seed=7) == bootstrapped(values.copy(), seed=7) != bootstrapped(values, seed=8)
 
 
 def test_of_nothing_of_one_and_of_equal_values():
-    assert intervals(np.empty((0, 2)), seed=1) == (Score(None, None, None, 0),) * 2
-    assert intervals(np.empty((3, 0)), seed=1) == ()
-    assert intervals(_column(NAN, NAN), seed=1) == (Score(None, None, None, 0),)
-    assert intervals(_column(0.3), seed=1) == (Score(0.3, 0.3, 0.3, 1),)
-    assert intervals(_column(*[NAN] * 40, 0.3), seed=1) == (Score(0.3, 0.3, 0.3, 1),)
-    assert intervals(_column(*[0.1] * 30), seed=1) == (Score(0.1, 0.1, 0.1, 30),)
+    assert bootstrapped(np.empty((0, 2)), seed=1) == (Score(None, None, None, 0),) * 2
+    assert bootstrapped(np.empty((3, 0)), seed=1) == ()
+    assert bootstrapped(_column(NAN, NAN), seed=1) == (Score(None, None, None, 0),)
+    assert bootstrapped(_column(0.3), seed=1) == (Score(0.3, 0.3, 0.3, 1),)
+    assert bootstrapped(_column(*[NAN] * 40, 0.3), seed=1) == (Score(0.3, 0.3, 0.3, 1),)
+    assert bootstrapped(_column(*[0.1] * 30), seed=1) == (Score(0.1, 0.1, 0.1, 30),)
 
 
 def test_what_is_no_such_matrix_is_refused():
     for values, draws in ((np.ones(3), 1000), (_column(np.inf), 1000), (_column(1), 99)):
         with pytest.raises(ValueError, match="expected"):
-            intervals(values, seed=1, draws=draws)
+            bootstrapped(values, seed=1, draws=draws)
     with pytest.raises(ValueError, match="expected the same questions"):
         paired(_column(1), _column(1, 2), seed=1)
 
@@ -88,13 +100,13 @@ def test_what_is_no_such_matrix_is_refused():
 def test_intervals_hold_the_truth_about_as_often_as_they_say():
     """400 samples of 80 questions, a measure between 0 and 1 that is mostly 1; the true mean is .8."""
     samples = np.random.default_rng(5).beta(2, 0.5, size=(80, 400))
-    held = [score.low <= 0.8 <= score.high for score in intervals(samples, seed=1, draws=2_000)]
+    held = [score.low <= 0.8 <= score.high for score in bootstrapped(samples, seed=1, draws=2_000)]
     assert 0.89 < np.mean(held) < 0.98
 
 
 @given(st.lists(st.floats(-1, 1) | st.just(NAN), min_size=1, max_size=30), st.integers(0, 9))
 def test_an_interval_lies_within_the_values(values, seed):
-    (score,) = intervals(_column(*values), seed=seed, draws=100)
+    (score,) = bootstrapped(_column(*values), seed=seed, draws=100)
     there = [value for value in values if not math.isnan(value)]
     assert score.n == len(there)
     if there:
@@ -105,7 +117,7 @@ def test_an_interval_lies_within_the_values(values, seed):
 def test_the_interval_of_any_statistic():
     values = np.random.default_rng(1).random(200)
     mean = interval_of(lambda drawn: float(drawn.mean()), (values,), seed=1)
-    expected = intervals(values[:, None], seed=2)[0]
+    expected = bootstrapped(values[:, None], seed=2)[0]
     assert (mean.value, mean.n) == (pytest.approx(expected.value), 200)
     assert (mean.low, mean.high) == pytest.approx((expected.low, expected.high), abs=0.008)
     assert mean == interval_of(lambda drawn: float(drawn.mean()), (values,), seed=1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from eval.errors import EvalError
 from eval.gold import GoldFinder
 from eval.metrics.answers import contained
 from eval.records import Example
@@ -63,9 +64,9 @@ def test_a_name_may_begin_above_or_below_the_ingested_folder(store):
     assert find(store, "docs/ferry.txt", "today").example.relevant == {"ferry.txt": 1}
 
 
-def test_a_name_that_several_documents_end_with_is_none_of_them(store):
-    found = find(store, "same.txt", "one")
-    assert (found.missing, found.passages) == (("same.txt",), ())
+def test_a_name_that_several_documents_end_with_is_told(store):
+    with pytest.raises(EvalError, match=r"'same.txt' of a question may be a/same.txt, b/same.txt"):
+        find(store, "same.txt", "one")
 
 
 def test_what_the_index_has_not_keeps_its_name(store):

@@ -6,7 +6,7 @@ import pytest
 
 from eval.gold import Gold
 from eval.records import Candidate, Choice, Example, Prediction
-from eval.score import Scoring, baseline_runs, document_runs, judge, scores
+from eval.score import Scoring, baseline_run, document_runs, judge, scores
 from reader.records import Citation
 from retrieval.records import Hit
 
@@ -109,10 +109,11 @@ def test_scores_are_means_over_what_applies(judged):
 
 
 def test_baselines_come_from_the_ranks_of_what_was_looked_at(judged):
-    assert document_runs([RIGHT]) == {"q1": ["d1", "d2", "d3"]}
-    assert baseline_runs([RIGHT], "dense") == {"q1": ["d1", "d2"]}
-    assert baseline_runs([RIGHT], "bm25") == {"q1": ["d2", "d1", "d3"]}
-    assert baseline_runs([RIGHT], "rrf") == {"q1": ["d1", "d2", "d3"]}
+    assert document_runs([judged["q1"]], MADE) == {"q1": ["d1", "d2", "d3"]}
+    example = judged["q1"].example
+    assert baseline_run(RIGHT, example, "dense") == ["d1", "d2"]
+    assert baseline_run(RIGHT, example, "bm25") == ["d2", "d1", "d3"]
+    assert baseline_run(RIGHT, example, "rrf") == ["d1", "d2", "d3"]  # 1/61 + 1/62 both: by their id
     found = scores(list(judged.values()), MADE)["baselines"]
     # BM25 puts d2 first: q2 right, q1 wrong, of the two that were searched.
     assert found["bm25"]["success@1"]["value"] == pytest.approx(1 / 3)
@@ -125,6 +126,25 @@ def test_the_same_text_elsewhere_is_the_passage_that_is_looked_for():
     (one,) = judge(GOLDS[:1], {"q1": found}, SCORING)
     assert one.values["retrieval.passage_success@1"] == 1
     assert one.values["retrieval.success@5"] == 1
+
+
+def test_copies_of_a_text_have_one_rank_and_a_relevant_one_takes_it():
+    """Twelve documents with the same text, the sixth of which is relevant: it is first, and nothing else is second."""
+    names = tuple(f"copy{n:02}" for n in range(11))
+    copies = candidate("copy00", 1, 1, 1, sources=(*names[:5], "d1", *names[5:]))
+    found = Prediction("q1", "?", candidates=(copies, candidate("d2", 2, 2, 2)), hits=(hit(1, "d3"),))
+    (one,) = judge(GOLDS[:1], {"q1": found}, SCORING)
+    assert one.values["retrieval.success@1"] == 1
+    assert document_runs([one], {"q1": found}) == {"q1": ["d1", "d2"]}
+    assert baseline_run(found, one.example, "dense") == ["d1", "d2"]
+
+
+def test_hits_come_first_however_they_were_picked():
+    """For diversity the second hit was the third candidate."""
+    found = Prediction("q2", "?", candidates=ORDER, hits=(hit(1, "d1"), hit(2, "d3")))
+    (one,) = judge(GOLDS[1:2], {"q2": found}, SCORING)
+    assert document_runs([one], {"q2": found}) == {"q2": ["d1", "d3", "d2"]}
+    assert one.values["retrieval.mrr@10"] == pytest.approx(1 / 3)
 
 
 def test_a_search_alone_has_no_values_of_answers():

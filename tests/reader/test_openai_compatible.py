@@ -702,6 +702,19 @@ def test_the_first_error_ends_the_batch():
     assert len(server.asked) <= IN_FLIGHT + 1
 
 
+def test_a_bad_request_among_good_ones_is_that_question_s_error():
+    def play(connection):
+        bad = connection.request.body["messages"][-1]["content"] == "question 1"
+        connection.send(response("no such character", status=400) if bad else answer("yes"))
+
+    with LoopbackServer(play) as server:
+        found = connect(server).generate_many(numbered(5), GREEDY)
+    assert [isinstance(one, AnswerError) for one in found] == [False, True, False, False, False]
+    assert "answered 400: 'no such character'" in str(found[1])
+    with LoopbackServer(response("no", status=400)) as server, pytest.raises(ModelError, match="answered 400"):
+        connect(server).generate_many(numbered(5), GREEDY)
+
+
 # ---- counting --------------------------------------------------------------------------------------------------------
 
 

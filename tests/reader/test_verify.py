@@ -78,7 +78,7 @@ class World:
         return Passage(text, self.codec.encode(encoded.tokens), context)
 
     def check(self, claim, *texts) -> Check:
-        return self.verifier.check(claim, [self.passage(text) for text in texts])
+        return self.verifier.check(claim, [self.passage(text) for text in texts], each_left_out=True)
 
 
 @pytest.fixture(scope="module")
@@ -281,7 +281,7 @@ def test_each_passage_alone_is_as_if_checked_alone(world, claim):
 )
 def test_without_a_passage_is_as_if_the_others_were_all(world, claim, texts):
     passages = [world.passage(text) for text in texts]
-    found = world.verifier.check(claim, passages)
+    found = world.verifier.check(claim, passages, each_left_out=True)
     others = [[*passages[:at], *passages[at + 1 :]] for at in range(len(passages))] if len(passages) > 1 else []
     assert found.without == tuple(world.verifier.check(claim, each).support for each in others)
     assert all(each.without == () for each in world.verifier.check_each(claim, passages))
