@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.metrics.abstention import auroc
-from eval.records import Claim, Example, Judged, Outcome, Prediction
+from eval.records import Claim, Example, Judged, Lost, Outcome, Prediction
 from eval.score import SEED, scores
 from eval.statistics import interval_of
 from reader.records import Answer, Label, ReaderInfo, Sentence
@@ -42,7 +42,11 @@ def judge_claims(claims: Sequence[Claim], predictions: Mapping[str, Prediction])
         said = _said(predictions.get(claim.claim_id))
         right = float(said == claim.supported)
         own = "supported_found" if claim.supported else "unsupported_found"
-        judged.append(Judged(example, {"citations.agreement": right, f"citations.{own}": right}))
+        people = "supported" if claim.supported else "not supported"
+        why = Lost("wrong", f"people found it {people}, the check did not agree")
+        judged.append(
+            Judged(example, {"citations.agreement": right, f"citations.{own}": right}, None if right else why)
+        )
     return judged
 
 

@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from eval.errors import EvalError
 from eval.folder import MOVING
+from eval.lost import ANSWER_MEASURES
 from eval.records import SECTIONS, Judged, Lost, Stage
 from eval.statistics import familywise, paired
 
 ALPHA = 0.05
 
-RIGHT = ("answer.correct", "retrieval.success@5")
+RIGHT = (*ANSWER_MEASURES, "retrieval.success@5")
 """Measures that say whether a question was got right, from .5 on: of each question the first that both runs have."""
 
 Verdict = Literal["better", "worse", "no difference shown"]
@@ -188,7 +189,7 @@ def _dataset_notes(
         if not allowed:
             raise EvalError(
                 f"the runs are over datasets that are not the same: {seen}; what counts as right may differ. Run both "
-                "over one, or compare the questions they share with --other-dataset"
+                "over one, or compare the questions they share: rag eval compare --other-dataset"
             )
         yield f"the datasets are not the same: {seen}; what counts as right may differ"
 

@@ -6,13 +6,36 @@ Knows the gold of a question and the ranks and citations of a prediction; never 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from eval.metrics import answers
-from eval.records import Candidate, Example, Lost, Prediction
+from eval.records import Candidate, Example, Judged, Lost, Prediction
 
 _SHOWN_CHARS = 300
+
+
+ANSWER_MEASURES = ("answer.choice", "answer.correct", "citations.agreement")
+"""What says whether an answer is right: the first of these that a question has."""
+
+
+def wrong(values: Mapping[str, float], *, ranked: bool) -> Lost | None:
+    """For recorded output, which says nothing of stages: whether a question came out wrong. ranked: it is a ranking."""
+    if ranked:
+        found = values.get("retrieval.success@10")
+        return Lost("wrong", "no relevant document is among the first ten") if found == 0 else None
+    said = next((values[name] for name in ANSWER_MEASURES if name in values), None)
+    return Lost("wrong", "what was said is not right") if said == 0 else None
+
+
+def came_out(one: Judged) -> Literal["lost", "right", "found"] | None:
+    """How a question came out: its answer is right, or only its document was found; None where nobody can tell."""
+    if one.lost:
+        return "lost"
+    if any(name in one.values for name in ANSWER_MEASURES):
+        return "right"
+    return "found" if any(name.startswith("retrieval.") for name in one.values) else None
 
 
 def lost(

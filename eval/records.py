@@ -24,8 +24,11 @@ Stage = Literal[
     "citation wrong",
     "answered without an answer in the documents",
     "failed",
+    "wrong",
 ]
-"""Which part of the product a lost question was lost in, in the order that data flows; "failed": an error was met."""
+"""Which part of the product a lost question was lost in, in the order that data flows; "failed": an error was met;
+"wrong": nothing that was recorded says where.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.gold import Gold
-from eval.lost import lost
+from eval.lost import lost, wrong
 from eval.metrics.abstention import (
     abstention_values,
     accuracy_coverage_area,
@@ -98,8 +98,8 @@ def _judged(gold: Gold, prediction: Prediction, values: Mapping[str, float], sco
             decided = {name: value for name, value in decided.items() if name not in _NEED_THE_ANSWER}
         found |= _named("abstention", decided)
     where = (
-        None
-        if scoring.recorded
+        wrong(found, ranked=scoring.recorded == "ranking")
+        if scoring.recorded and prediction.error is None
         else lost(
             example,
             prediction,

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
+from eval.lost import came_out
 from eval.records import Judged, Stage
 
 _SECTIONS = {
@@ -42,6 +43,7 @@ _STAGES: Mapping[str, str] = {
     "citation wrong": "Right, but what it cites does not show it.",
     "answered without an answer in the documents": "Nothing to find, and answered all the same.",
     "failed": "An error was met.",
+    "wrong": "Nothing that was recorded says where.",
 }
 
 _MEANINGS = {
@@ -166,7 +168,7 @@ def flow(judged: Sequence[Judged]) -> Flow | None:
     if not judged:
         return None
     lost = Counter(one.lost.stage for one in judged if one.lost)
-    unjudged = sum(not one.values and one.lost is None for one in judged)
+    unjudged = sum(came_out(one) is None for one in judged)
     total = len(judged) - unjudged
     left, losses = total, []
     for stage in get_args(Stage):

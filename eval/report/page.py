@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval.folder import write_text
+from eval.lost import came_out
 from eval.records import Judged, Prediction
 from eval.report import figures, plots
 from eval.report.questions import questions_data
@@ -54,7 +55,7 @@ def write_report(
         facts=_facts(manifest, judged),
         key_figures=figures.key_figures(scores),
         flow=figures.flow(judged),
-        kept="answered right" if any(one.answer is not None for one in predictions.values()) else "found",
+        kept="right" if any(came_out(one) == "right" for one in judged) else "found",
         tables=figures.tables(scores),
         plots=_plots(scores.get("curves") or {}, judged, predictions),
         map=map,

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, get_args
 
+from eval.lost import came_out
 from eval.records import Example, Judged, Prediction, Stage
 from eval.report.text import shown
 from reader.records import Citation
@@ -98,7 +99,7 @@ def _question(one: Judged, sources: _Names, kinds: _Names, measures: _Names) -> 
         "missing": [sources(name) for name in one.missing[:_MOST_LISTED]],
         "stage": get_args(Stage).index(one.lost.stage) if one.lost else None,
         "why": shown(one.lost.why) if one.lost else None,
-        "judged": bool(one.values) or one.lost is not None,
+        "outcome": came_out(one),
         "values": [[measures(name), round(value, 4)] for name, value in one.values.items()],
     }
 

@@ -54,7 +54,7 @@
 
   function outcome(one) {
     if (one.stage !== undefined) return { name: data.stages[one.stage], kind: "lost" };
-    return one.judged ? { name: one.a || one.choice !== undefined ? "right" : "found", kind: "" } : { name: "not judged", kind: "unknown" };
+    return one.outcome ? { name: one.outcome, kind: "" } : { name: "not judged", kind: "unknown" };
   }
 
   // ---- one question ------------------------------------------------------------------------------------------------
@@ -144,9 +144,9 @@
   function fits(one, index) {
     const wanted = at("outcome").value, kind = at("kind").value;
     if (kind !== "" && one.kind !== Number(kind)) return false;
-    if (wanted === "right" && !(one.stage === undefined && one.judged)) return false;
+    if (wanted === "right" && !(one.stage === undefined && one.outcome)) return false;
     if (wanted === "lost" && one.stage === undefined) return false;
-    if (wanted === "unknown" && one.judged) return false;
+    if (wanted === "unknown" && one.outcome) return false;
     if (wanted.startsWith("stage-") && `stage-${one.stage}` !== wanted) return false;
     return words.every((word) => searched(index).includes(word));
   }
@@ -174,7 +174,7 @@
   function fillFilters() {
     const option = (value, name, n) => make("option", { value }, `${name} (${count(n)})`);
     const all = data.questions, many = (test) => all.filter(test).length;
-    const right = many((one) => one.stage === undefined && one.judged), unknown = many((one) => !one.judged);
+    const right = many((one) => one.stage === undefined && one.outcome), unknown = many((one) => !one.outcome);
     at("outcome").append(option("", "All outcomes", all.length), option("right", "Not lost", right), option("lost", "Lost", all.length - right - unknown));
     data.stages.forEach((name, stage) => {
       const n = many((one) => one.stage === stage);

@@ -193,7 +193,7 @@ def test_every_question_is_there_also_without_prediction():
     data = questions_data(judged, {"q2": Prediction("q2", "Two?", error="boom")}, points={})
     first, second = data["questions"]
     assert first["error"] == "there is no prediction for this question"
-    assert (first["judged"], second["judged"]) == (False, True)
+    assert (first.get("outcome"), second["outcome"]) == (None, "lost")
     assert (data["stages"][second["stage"]], second["why"], second["error"]) == ("failed", "boom", "boom")
 
 
@@ -216,7 +216,7 @@ def lost(stage, count):
 
 
 def test_the_flow_counts_every_question_once_in_the_order_of_the_product():
-    right = [Judged(Example(f"r{n}", "?"), {"answer.f1": 1.0}) for n in range(5)]
+    right = [Judged(Example(f"r{n}", "?"), {"answer.correct": 1.0}) for n in range(5)]
     unknown = [Judged(Example("u", "?"), {})]
     made = figures.flow([*lost("reader missed it", 2), *right, *lost("not retrieved", 3), *unknown])
     # 10 can be judged: 3 of 10 leave first, then 2 of 10

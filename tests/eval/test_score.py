@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from eval.gold import Gold
+from eval.lost import came_out
 from eval.records import Candidate, Choice, Example, Prediction
 from eval.score import Scoring, baseline_run, document_runs, judge, scores
 from reader.records import Citation
@@ -179,9 +180,27 @@ def test_similarity_is_asked_for_answers_alone():
     assert [one.values.get("answer.similarity") for one in judged] == [0.5, None, None, 0.0]
 
 
-def test_of_a_recorded_ranking_nobody_knows_where_it_lost():
+def test_of_recorded_output_nobody_knows_where_it_lost():
+    """Lost is what is wrong, and right what is not: by the first ten of a ranking, by what was said of answers."""
     judged = judge(GOLDS, MADE, Scoring(2, 0, TEXTS.get, recorded="ranking"))
-    assert [one.lost for one in judged] == [None] * 4
+    assert [one.lost.stage if one.lost else None for one in judged] == [None, None, None, "failed"]
+    assert [came_out(one) for one in judged] == ["right", "right", "right", "lost"]
     assert "retrieval.success@1" in judged[0].values
     recorded = judge(GOLDS, MADE, Scoring(2, 0, TEXTS.get, recorded="answers"))
+    assert [one.lost.stage if one.lost else None for one in recorded] == [None, "wrong", None, "failed"]
     assert not any(name.startswith(("retrieval", "citations")) for one in recorded for name in one.values)
+
+
+def test_what_comes_out_right_in_the_report_is_what_is_correct():
+    judged = judge(GOLDS, MADE, SCORING)
+    right = sum(came_out(one) == "right" for one in judged)
+    assert right == scores(judged, MADE)["answer"]["correct"]["value"] * len(judged)
+
+
+def test_an_answer_of_which_nothing_is_known_is_not_judged():
+    """There is a gold document, but nobody knows the answer: whether what was said is useful cannot be told either."""
+    example = Example("q1", "When?", relevant={"d1": 1}, answerable=True)
+    (one,) = judge([Gold(example)], {"q1": RIGHT}, SCORING)
+    assert "abstention.useful" not in one.values
+    assert one.values["abstention.accuracy"] == 1
+    assert came_out(one) == "found"
