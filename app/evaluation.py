@@ -91,7 +91,8 @@ def evaluate(wanted: Wanted, config: Config, means: Means) -> Run | None:
     examples = spread(dataset.examples, wanted.limit)
     with indexed(dataset, config, means, own_index=wanted.own_index) as pipeline:
         scorer = Scorer(pipeline, config, with_map=wanted.with_map)
-        scorer.check(examples)
+        if remark := scorer.check(examples):
+            means.note(remark)
         system = PipelineSystem(pipeline, k=config.top_k, reads=wanted.reads)
         facts = dataset_facts(dataset, wanted, len(examples)) | system_facts(pipeline, config, reads=wanted.reads)
         return make_run(examples, system, wanted, facts, means, scorer=scorer)

@@ -69,7 +69,7 @@ def judge_run(made: Run, pipeline: Pipeline, means: Means) -> Graded:
     from eval.folder import MANIFEST, QUESTIONS, REPORT, SCORES, VERDICTS, load_predictions, write_json, write_text
     from eval.judge import Item, judge
     from eval.metrics.answers import without_markers
-    from eval.report import write_report
+    from eval.report.page import write_report
     from eval.score import scores
     from eval.wire import dumps
 

@@ -53,9 +53,16 @@ class Scorer:
         """pipeline: over the index that was asked; None for recorded output of another system."""
         self._pipeline, self._config, self._recorded, self._with_map = pipeline, config, recorded, with_map
 
-    def check(self, examples: Sequence[Example]) -> None:
-        """Look the gold's documents up, so that names that cannot be resolved are told before anything is asked."""
-        self._finder(examples)
+    def check(self, examples: Sequence[Example]) -> str | None:
+        """Look the gold's documents up before anything is asked. Returns a remark where the index lacks some.
+
+        Raises EvalError on a name that several documents may have.
+        """
+        finder = self._finder(examples)
+        gone = list(dict.fromkeys(name for one in examples for name in finder.missing(one))) if finder else []
+        asked = sum(bool(finder.missing(one)) for one in examples) if finder else 0
+        more = f" and {len(gone) - 3:,} more" if len(gone) > 3 else ""
+        return f"the index has not {', '.join(gone[:3])}{more}, which {asked:,} questions ask for" if gone else None
 
     def score(self, folder: RunFolder, examples: Sequence[Example]) -> None:
         """Write questions.jsonl, scores.json, the TREC files and report.html.
@@ -69,7 +76,7 @@ class Scorer:
         judged = judge(self._golds(examples), predictions, self._scoring())
         found = scores(judged, predictions)
         folder.write_questions(judged)
-        self._write_trec(folder, judged, predictions)
+        self._write_trec(folder, examples, judged, predictions)
         self._write_report(folder, judged, predictions, found)
         folder.write_scores(found)
 
@@ -114,15 +121,26 @@ class Scorer:
         reranked = 0 if self._config.reranker == "none" else SearchSettings().reranked
         return Scoring(self._config.top_k, reranked, text_of, similarity=_similarity(self._pipeline.encoder))
 
-    def _write_trec(self, folder: RunFolder, judged: Sequence[Judged], predictions: Mapping[str, Prediction]) -> None:
+    def _write_trec(
+        self,
+        folder: RunFolder,
+        examples: Sequence[Example],
+        judged: Sequence[Judged],
+        predictions: Mapping[str, Prediction],
+    ) -> None:
+        """The ranking and the judgements, by the names that the dataset gives its documents."""
         from eval.folder import QRELS_FILE, RUN_FILE
         from eval.score import document_runs
         from eval.trec import write_qrels, write_run
 
-        relevant = {one.example.example_id: one.example.relevant for one in judged if one.example.relevant}
-        if relevant and self._recorded != "answers":
-            write_run(folder.folder / RUN_FILE, document_runs(judged, predictions))
-            write_qrels(folder.folder / QRELS_FILE, relevant)
+        if any(one.relevant for one in examples) and self._recorded != "answers":
+            finder = self._finder(examples)
+            names = finder.names if finder else {}
+            runs = document_runs(judged, predictions)
+            write_run(
+                folder.folder / RUN_FILE, {each: [names.get(one, one) for one in run] for each, run in runs.items()}
+            )
+            write_qrels(folder.folder / QRELS_FILE, {one.example_id: one.relevant for one in examples if one.relevant})
 
     def _write_report(
         self,
@@ -132,7 +150,7 @@ class Scorer:
         found: Mapping[str, Any],
     ) -> None:
         from eval.folder import MAP, REPORT, write_text
-        from eval.report import write_report
+        from eval.report.page import write_report
         from eval.wire import dumps
 
         drawn = self._map(self._pipeline.parts.store, predictions) if self._with_map and self._pipeline else None
@@ -140,7 +158,7 @@ class Scorer:
             write_text(folder.folder / MAP, dumps(drawn))
         write_report(
             folder.folder / REPORT,
-            manifest=folder.manifest,
+            manifest={name: fact for name, fact in folder.manifest.items() if fact is not None},
             scores=found,
             judged=judged,
             predictions=predictions,
@@ -183,7 +201,7 @@ class ClaimScorer:
         """Write questions.jsonl, scores.json and report.html."""
         from eval.claims import claim_scores, judge_claims
         from eval.folder import REPORT
-        from eval.report import write_report
+        from eval.report.page import write_report
 
         predictions = {one.example_id: one for one in folder.predictions()}
         judged = judge_claims(self._claims, predictions)

@@ -143,7 +143,8 @@ def _source(text: str) -> str:
 
 
 def _candidate(one: Ranked) -> Candidate:
+    """What only a part of the question found has no rank among those of the whole."""
     from eval.records import Candidate
 
-    stages = one.stages
-    return Candidate(one.chunk_id, one.sources, stages.dense_rank, stages.lexical_rank, stages.fused_rank, one.twins)
+    ranks = (one.stages.dense_rank, one.stages.lexical_rank, one.stages.fused_rank)
+    return Candidate(one.chunk_id, one.sources, *((None, None, None) if one.by_part else ranks), one.twins)

@@ -40,12 +40,20 @@ class GoldFinder:
         self._chunks = lru_cache(maxsize=_DOCUMENTS_KEPT)(store.chunks_of)
         self._documents = _resolved(store, {source for one in examples for source in one.relevant or ()})
 
+    @property
+    def names(self) -> dict[str, str]:
+        """Source in the index -> the dataset's name of it."""
+        return {source: name for name, documents in self._documents.items() for _, source in documents}
+
+    def missing(self, example: Example) -> tuple[str, ...]:
+        """Relevant sources that the index has not."""
+        return tuple(name for name in example.relevant or () if not self._documents.get(name))
+
     def find(self, example: Example) -> Gold:
         """The gold of one question."""
         if example.relevant is None:
             return Gold(example)
         found = {name: self._documents.get(name, ()) for name in example.relevant}
-        missing = tuple(name for name, documents in found.items() if not documents)
         relevant = {
             source: grade
             for name, grade in example.relevant.items()
@@ -59,7 +67,7 @@ class GoldFinder:
             for stored in self._chunks(doc_id)
             if any(self._bears(stored.chunk.text, text, is_evidence=bool(example.evidence)) for text in texts)
         ]
-        return Gold(replace(example, relevant=relevant), tuple(dict.fromkeys(passages)), missing)
+        return Gold(replace(example, relevant=relevant), tuple(dict.fromkeys(passages)), self.missing(example))
 
     def _bears(self, passage: str, text: str, *, is_evidence: bool) -> bool:
         if not is_evidence:

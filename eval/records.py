@@ -91,7 +91,8 @@ class Dataset:
 
 
 class Candidate(NamedTuple):
-    """A passage that a search looked at; ranks count from 1, None where a stage did not list it.
+    """A passage that a search looked at; ranks count from 1, None where a stage did not list it, or only a part of the
+    question found it.
 
     sources: of the document it was found in, then of others that hold the very same text; twins: chunk_ids in those. In
     JSON it is a list of these six, not an object: a question has up to two hundred of them.

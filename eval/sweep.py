@@ -359,6 +359,8 @@ def sweep(
     todo = [one for one in asked.combinations if one not in found]
     for combination, run in _run_all(todo, builder, write):
         found[combination] = run
+        if len(found) == 1 and not isinstance(run, RagError) and np.isnan(_values([run], asked.metric)).all():
+            raise EvalError(_nothing_has(asked.metric, [run]))  # now, not after hours
         report(len(found), len(known), combination)
     record = {
         "format": 1,

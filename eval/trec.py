@@ -1,4 +1,4 @@
-"""Run files and relevance judgements in TREC's formats, in and out. Knows lines and ids, no measure.
+"""Run files in TREC's format, in and out, and relevance judgements, out. Knows lines and ids, no measure.
 
 A run has lines `question Q0 document rank score tag`, judgements (qrels) have `question 0 document grade`, their fields
 parted by ASCII white space. An id that holds what ends a field or a line somewhere (white space, control characters)
@@ -25,7 +25,6 @@ _UNSAFE = re.compile(r"[%\s\x00-\x1f\x7f-\x9f\ufeff\ud800-\udfff]")  # the last 
 _WHOLE = re.compile(r"[+-]?[0-9]{1,9}")
 _DECIMAL = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _RUN_FIELDS = ("question", "Q0", "document", "rank", "score", "tag")
-_QRELS_FIELDS = ("question", "iteration", "document", "grade")
 
 
 def read_run(path: Path) -> dict[str, tuple[str, ...]]:
@@ -46,16 +45,6 @@ def read_run(path: Path) -> dict[str, tuple[str, ...]]:
         _first(where, names[document], seen=places)
         places[names[document]] = (-number, _whole(where, "rank", rank))
     return {question: tuple(sorted(places, key=places.__getitem__)) for question, places in placed.items()}
-
-
-def read_qrels(path: Path) -> dict[str, dict[str, int]]:
-    """Question -> document -> grade, in the order of the file. Raises EvalError with the number of the line."""
-    graded: dict[str, dict[str, int]] = {}
-    for where, (question, _, document, grade) in _rows(path, _QRELS_FIELDS):
-        grades = graded.setdefault(_unescaped(question), {})
-        _first(where, _unescaped(document), seen=grades)
-        grades[_unescaped(document)] = _whole(where, "grade", grade)
-    return graded
 
 
 def write_run(path: Path, runs: Mapping[str, Sequence[str]], *, tag: str = "cited-rag") -> None:

@@ -140,13 +140,15 @@ class Stages:
 class Ranked:
     """A passage that a search looked at.
 
-    sources: of its document, then of others that hold the very same text; twins: chunk_ids in those.
+    sources: of its document, then of others that hold the very same text; twins: chunk_ids in those. by_part: only a
+    part of the question found it, and its ranks are of that search.
     """
 
     chunk_id: str
     sources: tuple[str, ...]
     stages: Stages
     twins: tuple[str, ...] = ()
+    by_part: bool = False
 
 
 @dataclass(frozen=True, slots=True)

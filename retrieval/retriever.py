@@ -150,7 +150,7 @@ class Retriever:
             expansions=asked.expansions,
             parts=tuple(part.question.text for part in several),
             dropped=chosen.dropped,
-            ranking=tuple(map(_ranked, every)),
+            ranking=tuple(_ranked(group, by_part=group.embedding in ranking.of_parts) for group in every),
         )
 
     # ---- from question to ranking ------------------------------------------------------------------------------------
@@ -208,7 +208,8 @@ class Retriever:
         codes = {**{key: value for part in by_part for key, value in part.codes.items()}, **whole.codes}
         weakest = min((part.evidence for part in by_part), key=self._evidence.score)
         evidence = max(whole.evidence, weakest, key=self._evidence.score)
-        return replace(whole, ids=order, stages=stages, codes=codes, evidence=evidence)
+        of_parts = frozenset(stages) - frozenset(whole.stages)
+        return replace(whole, ids=order, stages=stages, codes=codes, evidence=evidence, of_parts=of_parts)
 
     def _rank(self, asked: _Asked, allowed: _Allowed, depth: int, clock: _Clock) -> _Ranking:
         """Two lists, one fused, its head re-ranked."""
@@ -479,13 +480,14 @@ class _Pool:
 
 @dataclass(frozen=True, slots=True)
 class _Ranking:
-    """Embedding ids, best first, and what is known of them."""
+    """Embedding ids, best first, and what is known of them. of_parts: those that only a part of the question found."""
 
     ids: list[int]
     stages: Mapping[int, Stages]
     codes: Mapping[int, Codes]
     evidence: Mapping[str, float]
     dense_share: float
+    of_parts: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -538,9 +540,10 @@ def _padded(scores: NDArray[np.float32], size: int) -> NDArray[np.float64]:
     return np.concatenate([scores.astype(np.float64), np.zeros(max(0, size - len(scores)))])
 
 
-def _ranked(group: _Group) -> Ranked:
+def _ranked(group: _Group, *, by_part: bool) -> Ranked:
     first, *others = (one.chunk.chunk_id for one in group.chunks)
-    return Ranked(first, tuple(dict.fromkeys(one.source for one in group.chunks)), group.stages, tuple(others))
+    sources = tuple(dict.fromkeys(one.source for one in group.chunks))
+    return Ranked(first, sources, group.stages, tuple(others), by_part)
 
 
 def _dropped(groups: Sequence[_Group], one: LeftOut) -> Dropped:

@@ -227,10 +227,11 @@ def _print_comparison(found: Comparison, *, show: int, show_all: bool) -> None:
     console = stdout()
     for line in found.notes:
         note(line)
-    for setting in found.settings[:20]:
+    both = [setting for setting in found.settings if None not in (setting.a, setting.b)]
+    for setting in both[:20]:
         console.print(f"{visible(setting.name)}: {setting.a} in A, {setting.b} in B", style="dim", soft_wrap=True)
     everything = found.differences if show_all else [one for one in found.differences if _is_main(one)]
-    shown = table("", "measure", "A", "B", "B - A", "95%", "p", numbers=("A", "B", "B - A", "p"))
+    shown = table("", "measure", "A", "B", "B - A", "95%", "p", "n", numbers=("A", "B", "B - A", "p", "n"))
     style, section = {"better": "bold green", "worse": "bold red"}, ""
     for one in everything:
         heading, name = one.measure.split(".", 1)
@@ -238,13 +239,13 @@ def _print_comparison(found: Comparison, *, show: int, show_all: bool) -> None:
             Text("" if heading == section else heading, style="bold"), visible(name), f"{one.a:.3f}", f"{one.b:.3f}",
             Text(f"{one.difference:+.3f}", style=style.get(one.verdict, "")),
             Text(f"{one.low:+.3f}, {one.high:+.3f}", style="dim"),
-            Text(f"{one.p_adjusted:.3f}", style=style.get(one.verdict, "")),
+            Text(f"{one.p_adjusted:.3f}", style=style.get(one.verdict, "")), Text(f"{one.n:,}", style="dim"),
         )  # fmt: skip
         section = heading
     console.print(shown)
     left_out = len(found.differences) - len(everything)
     more = f"; {left_out} more measures: --all" if left_out else ""
-    tested = f"over {found.n:,} questions; p: randomisation test of all measures together{more}"
+    tested = f"{found.n:,} questions; p: randomisation test of all measures together, two-sided{more}"
     console.print(tested, style="dim", soft_wrap=True)
     gained = sum(flip.right_in == "b" for flip in found.flips)
     console.print()
@@ -257,6 +258,17 @@ def _print_comparison(found: Comparison, *, show: int, show_all: bool) -> None:
     if len(found.flips) > show:
         console.print(f"  and {len(found.flips) - show:,} more; --show N lists them, --json has all", style="dim")
     _print_moves(found)
+    console.print()
+    console.print(_verdict(found), style="bold", soft_wrap=True)
+
+
+def _verdict(found: Comparison) -> str:
+    """In words, which measures are shown to differ."""
+    names = {
+        verdict: [one.measure for one in found.differences if one.verdict == verdict] for verdict in ("better", "worse")
+    }
+    said = [f"B is {verdict} in {', '.join(measures)}" for verdict, measures in names.items() if measures]
+    return "; ".join(said) if said else f"no difference is shown: {found.n:,} questions do not tell these two apart"
 
 
 def _print_moves(found: Comparison) -> None:
@@ -311,7 +323,10 @@ def _print_gate(found: Gate) -> None:
             Text(f"{check.low:+.3f}, {check.high:+.3f}", style="dim"), f"{check.p:.3f}",
         )  # fmt: skip
     stdout().print(shown)
-    stdout().print("p: that a drop so large comes about by chance, all checks together", style="dim", soft_wrap=True)
+    told = "p: that a drop so large comes about by chance, all checks together, one-sided"
+    stdout().print(told, style="dim", soft_wrap=True)
+    failed = [check.measure for check in found.checks if not check.passed]
+    stdout().print(f"failed: {', '.join(failed)}" if failed else "no significant drop", style="bold", soft_wrap=True)
 
 
 @app.command()

@@ -99,7 +99,14 @@ def _file(path: Path, name: str, reading: Reading) -> _Content:
     if beginning.startswith("{"):
         return _lines(path, name, reading)
     if tables.delimiter_of(beginning.split("\n", 1)[0]) is None:
-        raise _not_understood(f"a text that begins with {shown(beginning)}", path)
+        first = beginning.split("\n", 1)[0]
+        table = path.suffix.lower() in {".csv", ".tsv"}
+        raise _not_understood(
+            f"a table without a column 'question': {shown(first)}"
+            if table
+            else f"a text that begins with {shown(beginning)}",
+            path,
+        )
     return _Content(tables.load_table(path, reading))
 
 

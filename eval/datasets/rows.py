@@ -22,6 +22,7 @@ from eval.errors import EvalError
 MAX_LINE_BYTES = 16 * 2**20
 MAX_FILE_BYTES = 2 * 2**30
 MAX_WHOLE_BYTES = 256 * 2**20
+_MAX_ID_CHARS = 1_000  # a TREC file has it in every line
 """Of a file that is one JSON value: it takes several times its size in memory. SQuAD's largest file has 42 MB."""
 
 _MARK = b"\xef\xbb\xbf"
@@ -68,7 +69,11 @@ class Row:
         value = self.fields.get(name)
         if isinstance(value, int) and not isinstance(value, bool):
             return str(value)
-        return value if isinstance(value, str) and value.strip() else self._wrong(name, "a text or a whole number")
+        if not isinstance(value, str) or not value.strip():
+            return self._wrong(name, "a text or a whole number")
+        if len(value) > _MAX_ID_CHARS:
+            self.fail(f"an id of {len(value):,} characters", f"at most {_MAX_ID_CHARS:,}")
+        return value
 
     def texts(self, name: str) -> tuple[str, ...]:
         """A field that may hold a text or a list of texts; without white space at their ends, none blank, each once."""

@@ -3,12 +3,13 @@
 Columns, in any case and order: question; answer or answers; source (of the documents that answer); id; evidence or
 context; unanswerable or answerable; choices; required; wrong; history; kind. Only the first is needed, and answers may
 be empty: a question is unanswerable only where a column says so. Chinese names of the first columns are known. Several
-sources are a list in JSON lines; in a cell they have semicolons between them, or are a JSON list.
+answers or sources are a list in JSON lines and in a cell; sources in a cell may have semicolons between them instead.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -31,7 +32,15 @@ _KNOWN = frozenset({
     "answerability", "choices", "needs_choices", "required", "wrong", "history", "kind", "type", "hops", "ambiguous",
     "start", "end",  # of evidence, in what this program generates
 })  # fmt: skip
-_TEXT_LISTS = ("answers", "all_answers", "source", "evidence", "context", "wrong")  # a cell may be a JSON list
+_TEXT_LISTS = (
+    "answer",
+    "answers",
+    "all_answers",
+    "source",
+    "evidence",
+    "context",
+    "wrong",
+)  # a cell may be a JSON list
 _LISTS = ("choices", "required", "history")  # a cell must be one
 _LIST_OF_TEXTS = re.compile(r'\[\s*"')
 
@@ -62,23 +71,43 @@ def delimiter_of(line: str) -> str | None:
     return None
 
 
+def question_id(question: str, times: int = 1) -> str:
+    """The id of a question that has none: of its words, so that other lines may come and go. times: that it came."""
+    made = hashlib.sha256(" ".join(question.split()).encode()).hexdigest()[:10]
+    return made if times == 1 else f"{made}-{times}"
+
+
 def _examples(rows: Iterator[Row], reading: Reading) -> tuple[Example, ...]:
-    found = []
+    found, came = [], Counter[str]()
     for row in rows:
         if unknown := sorted(set(row.fields) - _KNOWN):
             reading.note(f"columns that are not used: {', '.join(map(shown, unknown))[:200]}")
         question = row.text("question")
         if not questions.is_blank(row, reading, question):
-            found.append(_example(row, reading, question))
+            words = " ".join(question.split())
+            came[words] += 1
+            found.append(_example(row, reading, question, question_id(words, came[words])))
+    if found and not any(_says_something(one) for one in found):
+        raise EvalError(
+            f"{row.place}: no question of this file has an answer, a source, choices or a word on whether it can be"
+            " answered, so nothing could be scored; expected a column answer or source"
+        )
     return tuple(found)
 
 
-def _example(row: Row, reading: Reading, question: str) -> Example:
+def _says_something(example: Example) -> bool:
+    return (
+        bool(example.answers or example.relevant or example.choices or example.required)
+        or example.answerable is not None
+    )
+
+
+def _example(row: Row, reading: Reading, question: str, otherwise: str) -> Example:
     sources = [file_name(name) for name in row.texts("source")]
     return questions.example(
         row,
         reading,
-        example_id=row.identity("id") if row.has("id") else f"line-{row.number}",
+        example_id=row.identity("id") if row.has("id") else otherwise,
         question=question,
         relevant=dict.fromkeys(sources, 1) or None,
         evidence=distinct((*row.texts("evidence"), *row.texts("context"))),

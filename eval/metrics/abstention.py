@@ -48,35 +48,13 @@ class Decisions:
     abstained: int
     failed: int
 
-    @property
-    def total(self) -> int:
-        """How many questions of the kind there are."""
-        return self.answered + self.abstained + self.failed
-
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """The confusion matrix: what was decided, for questions of either kind. A rate of nothing is None."""
+    """The confusion matrix: what was decided, for questions of either kind."""
 
     answerable: Decisions
     unanswerable: Decisions
-
-    @property
-    def false_refusal(self) -> float | None:
-        """Of the answerable questions, the share that got no answer, failures included. Lower is better."""
-        return _share(self.answerable.total - self.answerable.answered, self.answerable.total)
-
-    @property
-    def false_answer(self) -> float | None:
-        """Of the unanswerable questions, the share not abstained from, failures included. Lower is better."""
-        return _share(self.unanswerable.total - self.unanswerable.abstained, self.unanswerable.total)
-
-    @property
-    def accuracy(self) -> float | None:
-        """Of all questions, the share that was rightly answered or rightly abstained from."""
-        return _share(
-            self.answerable.answered + self.unanswerable.abstained, self.answerable.total + self.unanswerable.total
-        )
 
 
 def confusion(answerable: Sequence[bool], answered: Sequence[bool | None]) -> Confusion:
@@ -197,7 +175,3 @@ def reliability(answerable: Bools, evidence: Floats, *, bins: int = 10) -> Relia
     )
     apart = sum(each.n * abs(each.evidence - each.answerable) for each in found) / len(evidence)
     return Reliability(found, apart, float(np.mean((evidence - answerable) ** 2)))
-
-
-def _share(part: int, whole: int) -> float | None:
-    return part / whole if whole else None

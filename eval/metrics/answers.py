@@ -86,11 +86,6 @@ def correct(answer_text: str, example: Example) -> bool:
     return example.answerable is not False and _is_right(without_markers(answer_text), example)
 
 
-def holds_wrong(answer_text: str, example: Example) -> bool:
-    """Whether an answer holds one that is known to be wrong, other than as a part of a right one."""
-    return _is_wrong(without_markers(answer_text), example)
-
-
 def without_markers(text: str) -> str:
     """An answer without [1] and the other forms of citation markers that models write (reader/citations.py)."""
     resolver = MarkerResolver(())  # where no passage was shown, every marker goes

@@ -91,7 +91,7 @@ def risk_coverage(points: Points) -> Plot:
         _share_axis(axes.xaxis, 0)
         axes.set_xlim(0, 1)
         axes.set_ylim(0, max([*risk, 0.05]) * 1.08)
-        axes.yaxis.set_major_formatter(lambda value, _: _percent(value, digits=0))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
         axes.set(xlabel="share of questions answered, surest first", ylabel="wrong among them")
 
     half = min(zip(coverage, risk, strict=True), key=lambda point: abs(point[0] - 0.5))
@@ -155,7 +155,7 @@ def evidence(answerable: Sequence[float], unanswerable: Sequence[float], unknown
             axes.stairs(shares, bins, fill=True, color=colour, alpha=0.22)
             axes.stairs(shares, bins, color=colour, linewidth=1.8, label=f"{name} ({len(scores):,})")
         axes.legend(loc="upper center", ncols=2, bbox_to_anchor=(0.5, 1.14))
-        axes.yaxis.set_major_formatter(lambda value, _: _percent(value, digits=0))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
         _share_axis(axes.xaxis, 0)
         axes.set(xlabel="evidence", ylabel="share of questions")
 

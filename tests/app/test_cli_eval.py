@@ -265,11 +265,16 @@ def test_a_table_of_questions_over_an_index_of_files(desk, rag_within):
     )
     (desk.folder / "questions.csv").write_text(table + "Who is who?,nobody,gone.txt\n", encoding="utf-8")
     assert rag_within(desk.folder, "ingest", "docs", index=desk.folder / "ix").exit_code == 0
-    desk.run("out", "--index", "ix", dataset="questions.csv")
+    result = desk.run("out", "--index", "ix", dataset="questions.csv")
     scores = desk.json("out/scores.json")
     assert scores["retrieval"]["success@1"]["value"] == pytest.approx(6 / 7)
     last = desk.lines("out/questions.jsonl")[-1]
     assert (last["missing"], last["lost"]["stage"]) == (["gone.txt"], "not in index")
+    assert "the index has not gone.txt, which 1 questions ask for" in result.stderr
+    again = desk.run("again", "--run", "out/run.trec", dataset="questions.csv", code=0)
+    assert again.exit_code == 0
+    for name in ("success@1", "ndcg@10"):
+        assert desk.json("again/scores.json")["retrieval"][name] == scores["retrieval"][name]
 
 
 def test_claims_are_checked_against_what_they_cite(desk):
@@ -299,7 +304,7 @@ def test_the_run_of_another_system(desk):
     scores = desk.json("out/scores.json")
     assert scores["retrieval"]["success@1"]["value"] == pytest.approx(1 / 6)
     assert scores["retrieval"]["mrr@10"]["value"] == pytest.approx((1 + 1 / 2 + 1 / 4) / 6)
-    assert scores["lost"] == {}
+    assert scores["lost"] == {"wrong": 3}
 
 
 def test_ours_goes_out_as_trec_and_comes_back_the_same(done):

@@ -22,7 +22,6 @@ from eval.metrics.answers import (
     correct,
     exact_match,
     f1,
-    holds_wrong,
     is_chinese,
     is_long,
     recall,
@@ -280,10 +279,13 @@ def test_one_of_every_required_group():
 
 def test_wrong_answers_count_unless_they_are_part_of_a_right_one():
     example = Example("q", "Where?", ("Paris, Texas",), wrong=("Paris", "London"))
-    assert not holds_wrong("In Paris, Texas.", example)
-    assert holds_wrong("In Paris.", example)
-    assert holds_wrong("In Paris, Texas, not in Paris.", example)
-    assert holds_wrong("伦敦，即 London", example)
+    for said, not_wrong in (
+        ("In Paris, Texas.", 1),
+        ("In Paris.", 0),
+        ("In Paris, Texas, not in Paris.", 0),
+        ("伦敦，即 London", 0),
+    ):
+        assert answer_values(said, False, example)["not_wrong"] == not_wrong
     assert answer_values("London, or Paris, Texas [2]", False, example)["not_wrong"] == 0
     assert answer_values(None, False, example)["not_wrong"] == 0
     assert answer_values("I cannot say.", True, example)["not_wrong"] == 1

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from eval.datasets import load_dataset
 from eval.datasets.beir import file_name
 from eval.datasets.rows import MAX_LINE_BYTES
+from eval.datasets.tables import question_id
 from eval.errors import EvalError
 from eval.records import Choice, Claim, Example
 from reader.records import Turn
@@ -86,7 +87,7 @@ def test_the_hash_is_that_of_the_files_as_sha256sum_prints_them(tmp_path):
         ["sha256sum", "corpus.jsonl", "queries.jsonl", "qrels/test.tsv"], cwd=folder, capture_output=True, check=True
     ).stdout
     assert load_dataset(folder).sha256 == hashlib.sha256(printed).hexdigest()
-    one = write_lines(tmp_path / "one.jsonl", [{"question": "Why?"}])
+    one = write_lines(tmp_path / "one.jsonl", [{"question": "Why?", "answer": "so"}])
     assert load_dataset(one).sha256 == hashlib.sha256(one.read_bytes()).hexdigest()
 
 
@@ -307,11 +308,11 @@ Why?,,,,,
 
 def test_a_table(tmp_path):
     expected = (
-        Example("line-2", "Capital of France?", answers=("Paris",), relevant={"org/repo/a.md": 1, "b.md": 1},
-                answerable=True),
+        Example(question_id("Capital of France?"), "Capital of France?", answers=("Paris",),
+                relevant={"org/repo/a.md": 1, "b.md": 1}, answerable=True),
         Example("zh", "中国的\n首都？", answers=("北京",), relevant={"c;d.md": 1}, answerable=True),
-        Example("line-6", "Who?", relevant={}, answerable=False),
-        Example("line-7", "Why?"),
+        Example(question_id("Who?"), "Who?", relevant={}, answerable=False),
+        Example(question_id("Why?"), "Why?"),
     )  # fmt: skip
     for name, text in [("q.csv", TABLE), ("bom", "\ufeff" + TABLE), ("crlf.txt", TABLE.replace("\n", "\r\n"))]:
         found = load_dataset(write(tmp_path / name, text))
@@ -346,11 +347,26 @@ def test_lines_as_generated(tmp_path):
     assert found.examples == (
         Example("g1", "Capital?", answers=("Paris",), relevant={"a;b.md": 1}, evidence=(PARIS,), answerable=True,
                 kind="fact"),
-        Example("line-2", "首都？", answers=("北京", "北平"), relevant={"a;b.md": 1, "c.md": 1}, answerable=True),
-        Example("line-3", "Who?", relevant={}, answerable=False),
-        Example("line-4", "Why?"),
-        Example("line-5", "Said?", answers=("yes",), answerable=True),
+        Example(question_id("首都？"), "首都？", answers=("北京", "北平"), relevant={"a;b.md": 1, "c.md": 1},
+                answerable=True),
+        Example(question_id("Who?"), "Who?", relevant={}, answerable=False),
+        Example(question_id("Why?"), "Why?"),
+        Example(question_id("Said?"), "Said?", answers=("yes",), answerable=True),
     )  # fmt: skip
+
+
+def test_an_id_is_of_the_words_so_that_other_lines_may_come_and_go(tmp_path):
+    before = load_dataset(write(tmp_path / "a.csv", "question,answer\nWhy?,x\nHow?,y\nWhy?,z\n")).examples
+    after = load_dataset(write(tmp_path / "b.csv", "question,answer\nWho?,w\nWhy?,x\nHow?,y\nWhy?,z\n")).examples
+    assert [one.example_id for one in before] == [one.example_id for one in after[1:]]
+    assert len({one.example_id for one in after}) == 4
+
+
+def test_several_answers_are_a_json_list_in_either_column(tmp_path):
+    text = 'question,answer\nWho?,"[""Petrov"", ""Mr Petrov""]"\nWhen?,6 [six]\n'
+    first, second = load_dataset(write(tmp_path / "q.csv", text)).examples
+    assert first.answers == ("Petrov", "Mr Petrov")
+    assert second.answers == ("6 [six]",)
 
 
 @pytest.mark.parametrize(
@@ -364,7 +380,8 @@ def test_lines_as_generated(tmp_path):
         ("question,choices\nWhy?,a\n", 2, "column 'choices': is not JSON"),
         ("question,choices\nWhy?,3\n", 2, "found a number in 'choices'"),
         ("question,id\nWhy?,a\nHow?,a\n", 3, "found the id 'a' again"),
-        ("question,id\nWhy?,line-3\nHow?,\n", 3, "found the id 'line-3' again"),
+        (f"question,id,answer\nWhy?,{question_id('How?')},x\nHow?,,x\n", 3, "again"),
+        ("question,answer\nWhy?,\nHow?,\n", 3, "nothing could be scored"),
         ("question,unanswerable\nWhy?,maybe\n", 2, "expected true or false"),
         ("question,x\nWhy?," + "a" * 200_000 + "\n", 2, "field larger"),
     ],

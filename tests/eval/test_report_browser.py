@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from eval.records import Candidate, Example, Judged, Lost, Prediction
-from eval.report import write_report
 from eval.report.corpus_map import corpus_map
+from eval.report.page import write_report
 from reader.records import Citation
 from retrieval.records import Hit
 
