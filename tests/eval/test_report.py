@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from eval.errors import EvalError
 from eval.records import Candidate, Choice, Example, Judged, Lost, Prediction
-from eval.report import figures, plots, write_report
+from eval.report import figures, plots
 from eval.report.corpus_map import corpus_map
+from eval.report.page import write_report
 from eval.report.questions import CITED, GOLD, HOLDS, MOST_PASSAGE_CHARS, RELEVANT, UNSUPPORTED, questions_data
 from eval.report.text import script_json, shown
 from reader.records import Citation, Sentence
