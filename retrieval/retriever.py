@@ -119,9 +119,9 @@ class Retriever:
         """The k best hits; fewer where the index, or what the filter leaves of it, has fewer texts.
 
         max_per_document: of one document at most so many, 0 for any number. diversity: [0, 1], of maximal marginal
-        relevance. neighbours: hits carry the chunks before and after. traced: with the whole `ranking`. Raises
-        EmptyTextError on a blank question, TextTooLongError on one the encoder cannot read whole, IndexMismatchError
-        when the index was built anew with another encoder meanwhile.
+        relevance. neighbours: hits carry the chunks before and after. traced: with the whole `ranking`, which no filter
+        narrows. Raises EmptyTextError on a blank question, TextTooLongError on one the encoder cannot read whole,
+        IndexMismatchError when the index was built anew with another encoder meanwhile.
         """
         if k < 1:
             raise ValueError(f"k must be at least 1, not {k}")
@@ -136,7 +136,7 @@ class Retriever:
             with clock("read"):
                 passages = self._passages(chosen.groups, ranking.codes)
                 around = self._around(chosen.groups) if neighbours else {}
-            every = self._groups(ranking, allowed, wanted=len(ranking.ids)) if traced else ()
+            places = self._store.places_of_embeddings(ranking.ids) if traced else {}
         return Retrieved(
             question=asked.question,
             hits=tuple(_hits(chosen.groups, around)),
@@ -150,7 +150,7 @@ class Retriever:
             expansions=asked.expansions,
             parts=tuple(part.question.text for part in several),
             dropped=chosen.dropped,
-            ranking=tuple(_ranked(group, by_part=group.embedding in ranking.of_parts) for group in every),
+            ranking=tuple(_traced(ranking, chosen.groups, places)),
         )
 
     # ---- from question to ranking ------------------------------------------------------------------------------------
@@ -540,10 +540,24 @@ def _padded(scores: NDArray[np.float32], size: int) -> NDArray[np.float64]:
     return np.concatenate([scores.astype(np.float64), np.zeros(max(0, size - len(scores)))])
 
 
-def _ranked(group: _Group, *, by_part: bool) -> Ranked:
-    first, *others = (one.chunk.chunk_id for one in group.chunks)
-    sources = tuple(dict.fromkeys(one.source for one in group.chunks))
-    return Ranked(first, sources, group.stages, tuple(others), by_part)
+def _traced(
+    ranking: _Ranking, chosen: Sequence[_Group], places: Mapping[int, list[tuple[str, str]]]
+) -> Iterator[Ranked]:
+    """Everything that was looked at, in its final order; a hit stands for the same text under other headings too."""
+    hits = {group.embedding: [(one.chunk.chunk_id, one.source) for one in group.chunks] for group in chosen}
+    shown = {chunk_id for listed in hits.values() for chunk_id, _ in listed}
+    for each in ranking.ids:
+        listed = hits.get(each) or [place for place in places.get(each, ()) if place[0] not in shown]
+        if not listed:
+            continue
+        (first, _), *others = listed
+        yield Ranked(
+            chunk_id=first,
+            sources=tuple(dict.fromkeys(source for _, source in listed)),
+            stages=ranking.stages[each],
+            twins=tuple(chunk_id for chunk_id, _ in others),
+            by_part=each in ranking.of_parts,
+        )
 
 
 def _dropped(groups: Sequence[_Group], one: LeftOut) -> Dropped:

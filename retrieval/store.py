@@ -113,7 +113,10 @@ WITH RECURSIVE found (root) AS (
 ) SELECT root FROM found WHERE root IS NOT NULL
 """
 _SUMS = "LEFT JOIN document_sums ON document_sums.document = chunks.document", ""
-_HEAD = ", head", ", NULL AS head"
+_NO_SUM = -1
+"""In place of the checksum in rows of an earlier format, which has none."""
+
+_HEAD = ", head", f", {_NO_SUM} AS head"
 P = ParamSpec("P")
 R = TypeVar("R")
 _BEFORE, _AFTER = _NEIGHBOUR.format("max(ordinal)", "<"), _NEIGHBOUR.format("min(ordinal)", ">")
@@ -398,6 +401,14 @@ class Store:
         return dict(found)
 
     @_reads
+    def places_of_embeddings(self, ids: Iterable[int]) -> dict[int, list[tuple[str, str]]]:
+        """(chunk_id, source) of the chunks behind embeddings, in the order of `chunks_of_embeddings`; reads no text."""
+        found: dict[int, list[tuple[str, str]]] = defaultdict(list)
+        for row in self._chunk_rows(_CHUNKS_BY_EMBEDDING, (json.dumps(sorted({int(each) for each in ids})),)):
+            found[row["embedding"]].append((unpack(row["chunk_id"]), unpack(row["source"])))
+        return dict(found)
+
+    @_reads
     def chunks_by_id(self, chunk_ids: Iterable[str]) -> dict[str, StoredChunk]:
         """The chunks with these ids; unknown ids are left out."""
         with self.snapshot():
@@ -674,8 +685,7 @@ class Store:
         text, context = unpack(self._slice(row["document"], row["start_byte"], row["end_byte"])), unpack(row["context"])
         if embedding_key(self._encoder(), passage_input(context, text)) != row["key"]:
             raise IndexCorruptError(f"the stored text of '{shown(row['source'])}' is damaged; run: rag index repair")
-        has_head = "head" in row.keys()  # noqa: SIM118 - a row is no mapping; one of an earlier format has none
-        if has_head and row["head"] != digest(row[column] for column in HEAD_COLUMNS):
+        if row["head"] != _NO_SUM and row["head"] != digest(row[column] for column in HEAD_COLUMNS):
             raise IndexCorruptError(f"what is stored about '{shown(row['source'])}' is damaged; run: rag index repair")
         chunk = Chunk(
             chunk_id=unpack(row["chunk_id"]),

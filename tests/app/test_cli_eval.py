@@ -431,7 +431,12 @@ def test_a_judge_grades_a_run(done):
 def test_a_judge_is_held_against_people(desk):
     row = {"question": "Where?", "reference": "pier seven", "answer": "pier seven"}
     write_lines(desk.folder / "people.jsonl", {**row, "human": 5}, {**row, "answer": "pier nine", "human": 1})
-    with LoopbackServer(answer("Right.\nScore: 5"), answer("Wrong.\nScore: 2")) as server:
+
+    def play(connection):
+        wrong = "pier nine" in connection.request.body["messages"][-1]["content"]
+        connection.send(answer("Wrong.\nScore: 2" if wrong else "Right.\nScore: 5"))
+
+    with LoopbackServer(play) as server:
         record = json.loads(desk("judge", "people.jsonl", "--json", server_url=server.url).stdout)
     assert (record["exact"], record["n"], record["unparsable"]) == (0.5, 2, 0)
 
