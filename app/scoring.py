@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _LEAST_READABLE = 0.5
 """Share of a text's tokens that the encoder must know for its vector to say what the text means."""
 
+_LISTED = 100
+"""Documents a question in a TREC file: as deep as any measure looks."""
+
 _SEED = 0
 """Of the map: which passages are drawn, and where."""
 
@@ -138,7 +141,8 @@ class Scorer:
             names = finder.names if finder else {}
             runs = document_runs(judged, predictions)
             write_run(
-                folder.folder / RUN_FILE, {each: [names.get(one, one) for one in run] for each, run in runs.items()}
+                folder.folder / RUN_FILE,
+                {each: [names.get(one, one) for one in run[:_LISTED]] for each, run in runs.items()},
             )
             write_qrels(folder.folder / QRELS_FILE, {one.example_id: one.relevant for one in examples if one.relevant})
 

@@ -67,7 +67,7 @@ def run(*, limit: int | None = None) -> Tables:
             _table(
                 "Answers: the extractive reader, as shipped",
                 ("set", "correct, 95%", "refused", "false answers", "AUROC", "exact spans", "cites a relevant document",
-                 "choice", "questions/s"),
+                 "choice"),
                 [_answer_line(name, made) for name, made in runs.items()],
                 "Correct: of the answerable questions, those whose quotes hold a known answer, or at least half the"
                 " words of a long one; a refusal is wrong. Refused: answerable questions that were not answered. False"
@@ -127,7 +127,6 @@ def _answer_line(name: str, made: Run) -> tuple[str, ...]:
         _value(citations.get("span_exact")),
         _value(citations.get("gold_precision")),
         _value(answer.get("choice")),
-        f"{made.manifest.get('questions_per_second') or 0:.0f}",
     )
 
 
