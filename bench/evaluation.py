@@ -62,8 +62,8 @@ def run(*, limit: int | None = None) -> Tables:
                 [_retrieval_line(name, made) for name, made in runs.items()],
                 "Documents ranked by their best passage; measures by ir_measures. Dense is the usual demo (cosine of"
                 " pooled vectors), BM25 is tantivy over our analysis, RRF their reciprocal rank fusion (k = 60, 100 of"
-                " each); all from the same searches. Intervals are Wilson's for shares and bootstrapped otherwise, p is of a"
-                " randomisation test.",
+                " each); all from the same searches. Intervals are Wilson's for shares and bootstrapped otherwise, p is"
+                " of a randomisation test.",
             ),
             _table(
                 "Answers: the extractive reader, as shipped",
