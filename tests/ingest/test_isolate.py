@@ -460,7 +460,9 @@ def absolute(place: Path, *call: str | int) -> list[str | int]:
 
 
 @needs_calls
-@pytest.mark.parametrize("call", [*HARMLESS, *HARMFUL], ids=lambda call: " ".join(map(repr, call[:3])))
+@pytest.mark.parametrize(
+    "call", [*HARMLESS, *HARMFUL], ids=lambda call: " ".join(map(repr, call[:3])).replace(str(os.getpid()), "pid")
+)
 def test_machine_code_cannot_write_start_or_connect(pool, place, call):
     call = absolute(place, *call)
     assert native(pool, *call) == f"-1 {errno.EPERM}"
@@ -476,7 +478,11 @@ def test_machine_code_cannot_write_start_or_connect(pool, place, call):
 
 
 @needs_files
-@pytest.mark.parametrize("path", ["victim", "/etc/passwd", f"/proc/{os.getpid()}/environ", "/proc/self/mem"])
+@pytest.mark.parametrize(
+    "path",
+    ["victim", "/etc/passwd", f"/proc/{os.getpid()}/environ", "/proc/self/mem"],
+    ids=["victim", "system", "parent", "own"],
+)
 def test_nothing_but_modules_can_be_read(pool, place, path):
     assert native(pool, "open", str(place / path), os.O_RDONLY) == f"-1 {errno.EACCES}"
     assert not native(pool, "open", json.__file__, os.O_RDONLY).startswith("-1")

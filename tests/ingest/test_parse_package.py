@@ -39,7 +39,7 @@ def test_a_missing_member_says_so():
         Package(packed({"a": "b"}), "DOCX").read("word/document.xml")
 
 
-@pytest.mark.parametrize("data", [b"", b"text", b"PK\x03\x04 rubbish", packed({"a": "b" * 99})[:-9]])
+@pytest.mark.parametrize("data", [b"", b"text", b"PK\x03\x04 rubbish", packed({"a": "b" * 99})[:-9]], ids=range(4))
 def test_damaged_packages(data):
     with pytest.raises(ParseError, match="not a DOCX file"):
         Package(data, "DOCX")
