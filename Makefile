@@ -86,8 +86,9 @@ index: $(INSTALLED) $(documents) ## Bring the index up to date with the document
 eval: $(INSTALLED) $(if $(value DATA),,$(documents)) ## Score answers to the questions in DATA, or to some made from the documents
 	@$(evaluate)
 
+# A file's tests stay together: their fixtures are dear. Each process holds an encoder, so there are four at most.
 test: $(INSTALLED) ## Run the whole test suite: no network, no GPU, no downloaded weights
-	@$(PY) -m pytest
+	@$(PY) -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 coverage: $(INSTALLED) ## Run the suite and show which lines it does not reach (half as slow again)
 	@$(PY) -m pytest --cov --cov-report=term-missing:skip-covered

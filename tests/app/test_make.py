@@ -191,7 +191,7 @@ def test_clean_keeps_the_environment_and_the_documents(project):
 
 def test_make_test_is_the_whole_suite_and_ci_runs_exactly_that(project):
     assert project.make("test").returncode == 0
-    assert project.calls() == [["-m", "pytest"]]
+    assert project.calls() == [["-m", "pytest", "--numprocesses=auto", "--maxprocesses=4", "--dist=loadfile"]]
     assert (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()[-1] == "exec make test"
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
 
