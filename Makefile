@@ -57,7 +57,7 @@ if [ -z "$$ASK_DATA" ] || [ -n "$$ASK_DOCS$$ASK_INDEX" ]; then over=(--index="$$
 if [ -z "$$ASK_DATA" ]; then \
 	questions=$(STATE)/eval/$$name.jsonl; force=(--force); mkdir -p $(STATE)/eval; \
 	$(RAG) eval generate --force --out="$$questions" --index="$$index"; fi; \
-$(RAG) eval run "$${over[@]}" "$${force[@]}" --out="$$out" -- "$$questions"
+$(RAG) eval run $${over[@]+"$${over[@]}"} $${force[@]+"$${force[@]}"} --out="$$out" -- "$$questions"
 endef
 
 .PHONY: help setup ask search index eval test coverage stress bench bench-evaluation bench-reader fmt check doctor clean question

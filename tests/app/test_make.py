@@ -130,6 +130,52 @@ def test_docs_and_index_arrive_intact(project, tmp_path, name):
     assert project.calls() == [["ingest", "--prune", "--quiet", f"--index={name}", "--", str(docs)]]
 
 
+def test_eval_asks_questions_made_from_the_documents(project):
+    done = project.make("eval")
+    assert done.returncode == 0, done.stderr
+    ingest, generate, run = project.calls()
+    assert ingest == ["ingest", "--prune", "--quiet", "--index=.rag/index", "--", ".rag/sample"]
+    (questions,) = (word.removeprefix("--out=") for word in generate if word.startswith("--out="))
+    assert generate == ["eval", "generate", "--force", f"--out={questions}", "--index=.rag/index"]
+    out = questions.removesuffix(".jsonl")
+    assert run == ["eval", "run", "--index=.rag/index", "--force", f"--out={out}", "--", questions]
+    assert (project.folder / questions).parent.is_dir()
+
+
+def test_eval_of_questions_that_were_named(project):
+    """They are asked of what they bring along, or of DOCS, or of INDEX; a run is never replaced unasked."""
+    (project.folder / "docs").mkdir()
+    for given, index in (((), []), (("INDEX=ix",), ["--index=ix"]), (("DOCS=docs", "INDEX=ix"), ["--index=ix"])):
+        project.log.unlink(missing_ok=True)
+        assert project.make("eval", "DATA=my questions.csv", "OUT=o", *given).returncode == 0
+        *before, run = project.calls()
+        assert run == ["eval", "run", *index, "--out=o", "--", "my questions.csv"]
+        assert len(before) == ("DOCS=docs" in given)
+    project.log.unlink()
+    assert project.make("eval", "DATA=q", "FORCE=1").returncode == 0
+    (run,) = project.calls()
+    assert run[:3] == ["eval", "run", "--force"]
+    assert run[3].startswith("--out=.rag/eval/q-")
+
+
+@pytest.mark.parametrize("data", [text for text in NASTY if not text.startswith("-")])
+def test_the_name_of_a_dataset_arrives_intact_and_nothing_is_run(project, tmp_path, data):
+    pwned = tmp_path / "pwned"
+    data = data.replace("{pwned}", str(pwned))
+    done = project.make("eval", f"DATA={data}", "OUT=o")
+    assert done.returncode == 0, done.stderr
+    assert project.calls() == [["eval", "run", "--out=o", "--", data]]
+    assert not pwned.exists()
+
+
+def test_clean_removes_what_it_made_whatever_is_named(project):
+    """DATA is the user's own here: nothing of it may be removed."""
+    (project.folder / "mine").mkdir()
+    assert project.make("clean", "DATA=mine", "STATE=mine", "SAMPLE=mine").returncode == 0
+    assert (project.folder / "mine").is_dir()
+    assert not (project.folder / ".rag").exists()
+
+
 def test_docs_that_would_run_something_or_do_not_exist(project, tmp_path):
     docs = f"$(shell touch {tmp_path}/pwned)`touch {tmp_path}/pwned`"
     assert project.make("index", f"DOCS={docs}", "INDEX=i").returncode == 0
