@@ -651,6 +651,8 @@ def test_an_index_of_format_3_gets_checksums_with_the_first_writer(store):
     old_format(store, 3)
     with Store.open(store.folder) as reader:
         assert (texts_of(reader), reader.verify()) == ({"a": "one", "b": "two"}, [])
+        assert [one.chunk.text for one in reader.chunks_of("a")] == ["one"]
+        assert reader.places_of_embeddings([each]) == {each: [(reader.chunks_of("a")[0].chunk.chunk_id, "a.txt")]}
         with reader.writer():
             pass
         with raw(store) as connection:
