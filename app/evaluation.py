@@ -275,7 +275,9 @@ def system_facts(pipeline: Pipeline, config: Config, *, reads: bool = True) -> d
     choice = pipeline.choice
     settings = {name: getattr(config, name) for name in sorted(each.name for each in fields(config))}
     reader = {"reader": pipeline.reader_model(), "reader_revision": _revision(config.model, choice.reader == "zephyr")}
+    encoder = pipeline.encoder.spec
     models = {
+        "encoder": {"name": encoder.name, "revision": encoder.revision},
         "reranker_revision": _revision(config.reranker, config.reranker not in {"interaction", "none"}),
         "verifier_revision": _revision(config.verifier, bool(config.verifier)),
     }

@@ -111,6 +111,9 @@ def test_a_beir_folder_is_indexed_and_asked(done):
     assert manifest["index"]["documents"] == 6
     assert manifest["seed"] == 0
     assert manifest["config"]["top_k"] == 5
+    assert manifest["models"]["encoder"]["name"] == "all-MiniLM-L6-v2"
+    assert len(manifest["models"]["encoder"]["revision"]) == 64
+    assert manifest["models"]["reader"] == {"name": "extractive", "model": "none"}
     assert {"versions", "models", "prompts", "git_commit", "machine"} <= manifest.keys()
     assert "server_key" not in json.dumps(manifest)
 
