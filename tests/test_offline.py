@@ -214,6 +214,18 @@ def test_a_command_needs_no_network(sealed: Machine, indexed, arguments: tuple[s
     assert sealed("-m", "app", *arguments)
 
 
+def test_an_evaluation_needs_no_network(sealed: Machine, indexed, tmp_path: Path):  # noqa: ARG001
+    """Questions, plots, a map of the corpus and the report."""
+    questions = tmp_path / "questions.csv"
+    questions.write_text(
+        f"question,answer,source\n{QUESTION},{SENTENCE.split(maxsplit=1)[0]},try.md\n", encoding="utf-8"
+    )
+    scores = json.loads(sealed("-m", "app", "eval", "run", str(questions), "--out", str(tmp_path / "run"), "--json"))
+    assert scores["retrieval"]["success@5"]["value"] == 1.0
+    assert (tmp_path / "run" / "report.html").is_file()
+    assert (tmp_path / "run" / "map.json").is_file()
+
+
 def test_an_answer_is_written(sealed: Machine, indexed, small_model: Path):  # noqa: ARG001
     """transformers, accelerate and bitsandbytes: four bits a weight, as the real model has."""
     reader = {"RAG_READER": "zephyr", "RAG_MODEL": str(small_model), "RAG_MAX_ANSWER_TOKENS": "8"}
