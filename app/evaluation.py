@@ -10,12 +10,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from app.pipeline import Pipeline
+from app.pipeline import Pipeline, installed_version, now
 from app.scoring import ClaimScorer, Scorer, index_facts
 from app.systems import ClaimSystem, PipelineSystem, with_passages
 from ingest.records import Progress, Report
@@ -172,7 +170,7 @@ def make_run(
             folder.write_manifest(seconds=round(seconds, 3), asked=asked, questions_per_second=speed)
         means.report(Progress("scoring", 0, None, "questions"))
         scorer.score(folder, examples)
-        folder.write_manifest(finished_at=_now())
+        folder.write_manifest(finished_at=now())
     return load_run(wanted.out)
 
 
@@ -251,7 +249,7 @@ def dataset_facts(dataset: Dataset, wanted: Wanted, questions: int) -> dict[str,
     return {
         "format": FORMAT,
         "name": dataset.name,
-        "created_at": _now(),
+        "created_at": now(),
         "finished_at": None,
         "dataset": {
             "name": dataset.name,
@@ -263,7 +261,7 @@ def dataset_facts(dataset: Dataset, wanted: Wanted, questions: int) -> dict[str,
         "paths": {"dataset": str(wanted.dataset)},
         "questions": questions,
         "reads": wanted.reads,
-        "versions": {name: found for name in _PACKAGES if (found := _version(name))},
+        "versions": {name: found for name in _PACKAGES if (found := installed_version(name))},
         "python": platform.python_version(),
         "machine": {"system": platform.system(), "processor": platform.machine(), "cores": os.cpu_count()},
         "git_commit": _git_commit(Path.cwd()),
@@ -334,14 +332,3 @@ def _digest(text: str) -> str:
 def _file_digest(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None

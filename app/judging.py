@@ -66,12 +66,11 @@ def judge_run(made: Run, pipeline: Pipeline, means: Means) -> Graded:
 
     from app.scoring import load_map
     from eval.errors import EvalError
-    from eval.folder import MANIFEST, QUESTIONS, REPORT, SCORES, VERDICTS, load_predictions, write_json, write_text
+    from eval.folder import REPORT, VERDICTS, RunFolder, load_predictions, write_text
     from eval.judge import Item, judge
     from eval.metrics.answers import without_markers
     from eval.report.page import write_report
     from eval.score import scores
-    from eval.wire import dumps
 
     predictions = load_predictions(made.folder)
     asked = [
@@ -97,17 +96,17 @@ def judge_run(made: Run, pipeline: Pipeline, means: Means) -> Graded:
     graded = _counted(verdicts)
     prompts = {name: pipeline.prompt(name).sha256 for name in ("judge-en", "judge-zh")}
     found["judging"] = asdict(graded)
-    manifest = {**made.manifest, "judge": {**pipeline.reader_model(), "prompts": prompts}}
     lines = [
         {"id": one.example.example_id, **asdict(verdict)} for (one, _), verdict in zip(asked, verdicts, strict=True)
     ]
     write_text(made.folder / VERDICTS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-    write_text(made.folder / QUESTIONS, "".join(f"{dumps(one)}\n" for one in judged))
-    write_json(made.folder / SCORES, found)
-    write_json(made.folder / MANIFEST, manifest)
+    folder = RunFolder(made.folder, made.manifest, frozenset(made.judged))
+    folder.write_questions(judged)
+    folder.write_scores(found)
+    folder.write_manifest(judge={**pipeline.reader_model(), "prompts": prompts})
     write_report(
         made.folder / REPORT,
-        manifest=manifest,
+        manifest=folder.manifest,
         scores=found,
         judged=judged,
         predictions=predictions,

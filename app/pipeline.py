@@ -351,7 +351,7 @@ class Pipeline:
         """Write the index to one file."""
         from retrieval.maintain import backup
 
-        return backup(self._open_store(), path, created_at=_now(), replace=replace)
+        return backup(self._open_store(), path, created_at=now(), replace=replace)
 
     def restore(self, path: Path | None, report: Report) -> BackupFacts | None:
         """Make the index of a backup the live one; without a path, the version that was live before this one."""
@@ -468,8 +468,8 @@ class Pipeline:
                 heading_context=config.heading_context,
             ),
             max_file_bytes=int(config.max_file_mb * 1_000_000),
-            created_at=_now(),
-            versions={name: found for name in _RECORDED if (found := _version(name))},
+            created_at=now(),
+            versions={name: found for name in _RECORDED if (found := installed_version(name))},
             parsing=Limits(config.parse_seconds, config.parse_memory_mb << 20, config.parse_chars),
             parse_workers=config.parse_workers or max(1, (os.cpu_count() or 1) // 2),
         )
@@ -691,11 +691,13 @@ def _with_total(timings: Mapping[str, float], started: float) -> dict[str, float
     return {**rounded, "total": round(1000 * (time.perf_counter() - started), 2)}
 
 
-def _now() -> str:
+def now() -> str:
+    """In UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _version(name: str) -> str | None:
+def installed_version(name: str) -> str | None:
+    """Of a package; None where it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:

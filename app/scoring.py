@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from app.config import Config
     from app.pipeline import Pipeline
     from eval.folder import RunFolder
-    from eval.gold import Gold, GoldFinder
+    from eval.gold import GoldFinder
     from eval.records import Claim, Example, Judged, Prediction
     from eval.report.corpus_map import CorpusMap
     from eval.score import Recorded, Scoring, Similarity
@@ -72,14 +72,19 @@ class Scorer:
 
         Raises EvalError where the index is no longer the one that was asked.
         """
-        from eval.score import judge, scores
+        from eval.gold import Gold
+        from eval.score import document_runs, judge, scores
 
         self._require_the_same_index(folder)
         predictions = {one.example_id: one for one in folder.predictions()}
-        judged = judge(self._golds(examples), predictions, self._scoring())
+        finder = self._finder(examples)
+        golds = [finder.find(one) if finder else Gold(one) for one in examples]
+        judged = judge(golds, predictions, self._scoring())
         found = scores(judged, predictions)
         folder.write_questions(judged)
-        self._write_trec(folder, examples, judged, predictions)
+        if any(one.relevant for one in examples) and self._recorded != "answers":
+            runs = document_runs(judged, predictions)
+            self._write_trec(folder, examples, runs, names=finder.names if finder else {})
         self._write_report(folder, judged, predictions, found)
         folder.write_scores(found)
 
@@ -92,12 +97,6 @@ class Scorer:
             f"the index was changed while it was asked, so that some answers in {folder.folder} are of the old one and"
             " some of the new one; run it again with --force"
         )
-
-    def _golds(self, examples: Sequence[Example]) -> list[Gold]:
-        from eval.gold import Gold
-
-        finder = self._finder(examples)
-        return [finder.find(one) if finder else Gold(one) for one in examples]
 
     def _finder(self, examples: Sequence[Example]) -> GoldFinder | None:
         from eval.gold import GoldFinder
@@ -124,27 +123,17 @@ class Scorer:
         reranked = 0 if self._config.reranker == "none" else SearchSettings().reranked
         return Scoring(self._config.top_k, reranked, text_of, similarity=_similarity(self._pipeline.encoder))
 
+    @staticmethod
     def _write_trec(
-        self,
-        folder: RunFolder,
-        examples: Sequence[Example],
-        judged: Sequence[Judged],
-        predictions: Mapping[str, Prediction],
+        folder: RunFolder, examples: Sequence[Example], runs: Mapping[str, Sequence[str]], *, names: Mapping[str, str]
     ) -> None:
-        """The ranking and the judgements, by the names that the dataset gives its documents."""
+        """The ranking and the judgements; names: source in the index -> the dataset's name of it."""
         from eval.folder import QRELS_FILE, RUN_FILE
-        from eval.score import document_runs
         from eval.trec import write_qrels, write_run
 
-        if any(one.relevant for one in examples) and self._recorded != "answers":
-            finder = self._finder(examples)
-            names = finder.names if finder else {}
-            runs = document_runs(judged, predictions)
-            write_run(
-                folder.folder / RUN_FILE,
-                {each: [names.get(one, one) for one in run[:_LISTED]] for each, run in runs.items()},
-            )
-            write_qrels(folder.folder / QRELS_FILE, {one.example_id: one.relevant for one in examples if one.relevant})
+        named = {each: [names.get(one, one) for one in run[:_LISTED]] for each, run in runs.items()}
+        write_run(folder.folder / RUN_FILE, named)
+        write_qrels(folder.folder / QRELS_FILE, {one.example_id: one.relevant for one in examples if one.relevant})
 
     def _write_report(
         self,

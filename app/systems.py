@@ -120,22 +120,10 @@ class ClaimSystem:
 
 def with_passages(dataset: Dataset) -> Dataset:
     """A dataset of claims with the passages they cite as its documents, each text once."""
-    from retrieval.records import Document
+    from eval.datasets.questions import made_document
 
-    made = {}
-    for text in (text for claim in dataset.claims for text in claim.passages):
-        source = _source(text)
-        made[source] = Document(
-            f"{dataset.name}/{source}",
-            f"/{dataset.name}",
-            source,
-            "text/plain",
-            "",
-            text,
-            (),
-            hashlib.sha256(text.encode()).hexdigest(),
-        )
-    return replace(dataset, documents=tuple(made.values()))
+    texts = dict.fromkeys(text for claim in dataset.claims for text in claim.passages)
+    return replace(dataset, documents=tuple(made_document(dataset.name, _source(text), "", text) for text in texts))
 
 
 def _source(text: str) -> str:

@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.errors import EvalError
-from eval.folder import MOVING
+from eval.folder import MOVING, differences
 from eval.lost import ANSWER_MEASURES
-from eval.records import SECTIONS, Judged, Lost, Stage
+from eval.records import Judged, Lost, Stage
+from eval.score import matrix, measure_names
 from eval.statistics import familywise, paired
 
 ALPHA = 0.05
@@ -156,19 +157,7 @@ def compare(
 
 def settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[Setting, ...]:
     """What two manifests say differently, but for times and speeds, in the order of their names."""
-    leaves = [dict(_leaves({key: value for key, value in one.items() if key not in MOVING})) for one in (a, b)]
-    names = sorted({*leaves[0], *leaves[1]})
-    both = (Setting(name, *(one.get(name) for one in leaves)) for name in names)
-    return tuple(one for one in both if one.a != one.b)
-
-
-def _leaves(record: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
-    """Values by their dotted path; a list is one value, as JSON has it."""
-    for key, value in record.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{path}{key}.")
-        else:
-            yield f"{path}{key}", list(value) if isinstance(value, tuple) else value
+    return tuple(Setting(*each) for each in differences(a, b, ignored=MOVING))
 
 
 def _asked(judged: Judged | None) -> str | None:
@@ -208,7 +197,7 @@ Pairs = Sequence[tuple[Judged, Judged]]
 
 def _differences(pairs: Pairs, names: tuple[str, str], *, seed: int) -> tuple[tuple[Difference, ...], list[str]]:
     """Every measure that both runs have, tested, and a note on those that only one has."""
-    measures = [_measures(one for one, _ in pairs), _measures(one for _, one in pairs)]
+    measures = [measure_names(pair[side] for pair in pairs) for side in (0, 1)]
     both = [name for name in measures[0] if name in measures[1]]
     a, b, apart = side_by_side(pairs, both)
     tested = [each for each in enumerate(paired(a, b, seed=seed)) if each[1].n]
@@ -238,7 +227,7 @@ def side_by_side(
     pairs: Pairs, measures: Sequence[str]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.bool_]]:
     """Values of either run, (questions, measures), NaN where one does not apply to both, and where that is so."""
-    a, b = (_matrix([pair[side] for pair in pairs], measures) for side in (0, 1))
+    a, b = (matrix([pair[side] for pair in pairs], measures) for side in (0, 1))
     apart = np.isnan(a) != np.isnan(b)
     return np.where(apart, np.nan, a), np.where(apart, np.nan, b), apart
 
@@ -246,19 +235,6 @@ def side_by_side(
 def shared(a: Results, b: Results) -> Pairs:
     """What both made of the questions that both were asked."""
     return [(one, b.judged[key]) for key, one in a.judged.items() if _asked(one) == _asked(b.judged.get(key))]
-
-
-def _measures(judged: Iterator[Judged]) -> list[str]:
-    """Names of all measures, by section, each section in the order of first appearance."""
-    names = list(dict.fromkeys(name for one in judged for name in one.values))
-    order = {section: at for at, section in enumerate(SECTIONS)}
-    return sorted(names, key=lambda name: order.get(name.partition(".")[0], len(order)))  # type: ignore[call-overload]
-
-
-def _matrix(judged: Sequence[Judged], measures: Sequence[str]) -> NDArray[np.float64]:
-    """Questions by measures, NaN where a measure does not apply."""
-    rows = [[one.values.get(name, np.nan) for name in measures] for one in judged]
-    return np.array(rows, dtype=np.float64).reshape(len(judged), len(measures))
 
 
 def _verdict(difference: float, p: float) -> Verdict:

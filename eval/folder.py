@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,23 +214,24 @@ def _resumed(folder: Path, manifest: Mapping[str, Any]) -> dict[str, Any] | None
     return known
 
 
-def differences(known: Mapping[str, Any], manifest: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Path, before and now of what two manifests say differently of what a run's numbers depend on."""
-    before, now = (
-        _flat({key: value for key, value in one.items() if key not in _ELSEWHERE}) for one in (known, manifest)
-    )
+def differences(
+    a: Mapping[str, Any], b: Mapping[str, Any], *, ignored: Collection[str] = _ELSEWHERE
+) -> list[tuple[str, Any, Any]]:
+    """Path, value in a and value in b of what two manifests say differently, in the order of the paths.
+
+    ignored: keys that are not looked at; without, those that may differ when a run goes on.
+    """
+    before, now = (dict(_leaves({key: value for key, value in one.items() if key not in ignored})) for one in (a, b))
     return [(key, before.get(key), now.get(key)) for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
 
 
-def _flat(record: Any, prefix: str = "") -> dict[str, Any]:
-    """Leaves by their path, as JSON keeps them."""
-    if not isinstance(record, Mapping):
-        return {prefix: list(record) if isinstance(record, tuple) else record}
-    return {
-        path: leaf
-        for key, value in record.items()
-        for path, leaf in _flat(value, f"{prefix}.{key}".lstrip(".")).items()
-    }
+def _leaves(record: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+    """Values by their dotted path; a list is one value, as JSON has it."""
+    for key, value in record.items():
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}", list(value) if isinstance(value, tuple) else value
 
 
 def _cut_off(path: Path) -> None:

@@ -29,6 +29,7 @@ from eval.metrics.citations import citation_values
 from eval.metrics.retrieval import ranked_values
 from eval.records import SECTIONS, Candidate, Example, Judged, Prediction, Score
 from eval.statistics import interval_of, intervals, paired
+from retrieval.fusion import reciprocal
 
 PASSAGE_MEASURES = ("success@1", "success@5", "recall@5", "mrr@10", "ndcg@10")
 """What is asked of passages; of documents more."""
@@ -40,7 +41,6 @@ BASELINE_MEASURES = ("success@1", "success@5", "recall@5", "recall@10", "mrr@10"
 SEED = 20_261_121
 """Of resampling: the same run always has the same intervals."""
 
-_RRF_K = 60
 _NEED_THE_ANSWER = frozenset({"useful", "selective_accuracy"})
 _CURVE_POINTS = 200
 _RECALL_DEPTHS = (1, 2, 3, 4, 5, 7, 10, 15, 20, 30, 50, 100)
@@ -189,11 +189,10 @@ def _ranked(golds: Sequence[Gold], predictions: Sequence[Prediction]) -> dict[st
 def baseline_run(prediction: Prediction, example: Example, baseline: str) -> list[str]:
     """What one of BASELINES would have given, from the ranks of what was looked at; equal ones by their id."""
 
-    def score(one: Candidate) -> float:
-        dense, lexical = ((0.0 if rank is None else 1 / (_RRF_K + rank)) for rank in (one.dense_rank, one.lexical_rank))
-        return {"dense": dense, "bm25": lexical, "rrf": dense + lexical}[baseline]
-
-    best_first = sorted((-score(one), one.chunk_id, one.sources) for one in prediction.candidates if score(one) > 0)
+    lists = {"dense": ("dense_rank",), "bm25": ("lexical_rank",), "rrf": ("dense_rank", "lexical_rank")}[baseline]
+    ranks = [[getattr(one, name) or np.inf for one in prediction.candidates] for name in lists]
+    scored = zip(reciprocal(np.array(ranks)).tolist(), prediction.candidates, strict=True)
+    best_first = sorted((-score, one.chunk_id, one.sources) for score, one in scored if score > 0)
     return _documents([sources for _, _, sources in best_first], example)
 
 
@@ -225,9 +224,15 @@ def scores(judged: Sequence[Judged], predictions: Mapping[str, Prediction]) -> d
 
 def measured(judged: Sequence[Judged]) -> dict[str, Score]:
     """ "section.measure" -> its mean over the questions it applies to."""
-    names = list(dict.fromkeys(name for one in judged for name in one.values))
-    names.sort(key=lambda name: SECTIONS.index(name.split(".", 1)[0]))
+    names = measure_names(judged)
     return dict(zip(names, intervals(matrix(judged, names), seed=SEED), strict=True))
+
+
+def measure_names(judged: Iterable[Judged]) -> list[str]:
+    """Names of all measures, by section, each section in the order of first appearance."""
+    names = list(dict.fromkeys(name for one in judged for name in one.values))
+    order: dict[str, int] = {section: at for at, section in enumerate(SECTIONS)}
+    return sorted(names, key=lambda name: order.get(name.partition(".")[0], len(order)))
 
 
 def matrix(judged: Sequence[Judged], names: Sequence[str]) -> NDArray[np.float64]:
