@@ -627,7 +627,8 @@ def test_a_line_is_read_or_refused_by_its_number(case):
         try:
             found = load_dataset(Path(folder) if name == "queries" else file)
         except EvalError as error:
-            assert "jsonl, line 2" in str(error)  # noqa: PT017 - a line that is read is as good
+            # A line that is read is as good; one that is blank is no line, and the first alone may have no answer.
+            assert "jsonl, line 2" in str(error) or not line.strip()  # noqa: PT017
         else:
             assert len(found.examples) + len(found.claims) in (1, 2)
 
