@@ -21,6 +21,10 @@ from retrieval.errors import ConfigError
 
 FILE_NAME = "rag.toml"
 MAX_FILE_BYTES = 1_000_000
+LEAST_TOKEN_CHARS = 16
+_SECRETS = {"server_key": "RAG_SERVER_KEY", "token": "RAG_TOKEN"}
+"""Settings that only come from the environment, and are never shown."""
+
 NOT_SETTINGS = frozenset({"RAG_CONFIG", "RAG_TEST_DATA", "RAG_STRESS"})
 """Variables that begin with RAG_ and are no settings: where rag.toml is, and where the tests find their data."""
 
@@ -48,6 +52,10 @@ class Config:
     compress: show the model only the sentences that matter. prompts: a folder of own prompts; chats: where
     conversations are kept. verifier: a sentence-pair model that has a say in checking citations, "" = none.
     offline: rag models fetch refuses; nothing else ever opens a connection, except to server_url.
+    host, port: where rag serve listens; token: what its users must bring, only from the environment, "" = the one in
+    token_file, made when there is none. queue: questions that may wait or be answered at once, of either kind.
+    request_seconds: the longest a request may take. uploads: where documents that were uploaded are kept; runs: where
+    evaluation runs are looked for.
     `file` is the settings file that was read; `hub_cache` is where Hugging Face models lie on this machine;
     `origins` says, for every key that is not a default, where it was set.
     """
@@ -100,6 +108,14 @@ class Config:
     chats: Path = Path()
     verifier: str = ""
     offline: bool = False
+    host: str = "127.0.0.1"
+    port: int = 8300
+    token: str = field(default="", repr=False)
+    token_file: Path = Path()
+    queue: int = 128
+    request_seconds: float = 300.0
+    uploads: Path = Path()
+    runs: Path = Path()
     file: Path | None = None
     hub_cache: Path = Path()
     origins: Mapping[str, str] = field(default_factory=dict, compare=False)
@@ -194,6 +210,19 @@ def _secret(raw: object, _base: Path) -> object:
     raise ValueError("letters, digits and signs on one line")
 
 
+def _host(raw: object, _base: Path) -> object:
+    if isinstance(raw, str) and re.fullmatch(r"[A-Za-z0-9.:-]{1,253}", raw):
+        return raw
+    raise ValueError("an address or a name of this machine, like 127.0.0.1 or ::1")
+
+
+def _token(raw: object, base: Path) -> object:
+    found = str(_secret(raw, base))
+    if len(found) >= LEAST_TOKEN_CHARS and " " not in found:
+        return found
+    raise ValueError(f"at least {LEAST_TOKEN_CHARS} letters, digits and signs without a space")
+
+
 def _table(raw: object, _base: Path) -> object:
     """A table of TOML, or the same as JSON in a variable."""
     with suppress(json.JSONDecodeError, RecursionError):
@@ -253,6 +282,14 @@ SETTINGS: Mapping[str, Parse] = MappingProxyType(
         "chats": _path,
         "verifier": _model,
         "offline": _switch,
+        "host": _host,
+        "port": _number(int, 0, 65_535),
+        "token": _token,
+        "token_file": _path,
+        "queue": _number(int, 1, 100_000),
+        "request_seconds": _number(float, 1.0, 86_400),
+        "uploads": _path,
+        "runs": _path,
     }
 )
 
@@ -345,15 +382,15 @@ def _parsed(key: str, raw: object, origin: str, base: Path) -> object:
         parse: Parse | None = _path
     else:
         parse = SETTINGS.get(key)
-    if key == "server_key" and origin != "RAG_SERVER_KEY":
-        raise ConfigError(f"{origin}: a key is not kept in a file; set it in the environment as RAG_SERVER_KEY")
+    if (variable := _SECRETS.get(key, origin)) != origin:
+        raise ConfigError(f"{origin}: a secret is not kept in a settings file; set it in the environment as {variable}")
     if parse is None:
         raise ConfigError(_unknown(key, origin.removeprefix(f"{key} in "), key, sorted(SETTINGS)))
     try:
         return parse(raw, base)
     except ValueError as error:
         found = _shown(raw)
-        hidden = key == "server_key" or (key == "server_url" and "@" in found)
+        hidden = key in _SECRETS or (key == "server_url" and "@" in found)
         found = "what is not shown here" if hidden else found
         raise ConfigError(f"{origin}: found {found}, expected {error}") from None
 
@@ -380,9 +417,12 @@ def _settle(
         "index": _base_folder(environ, "XDG_DATA_HOME", ".local/share") / "rag" / "index",
         "cache": _base_folder(environ, "XDG_CACHE_HOME", ".cache") / "rag",
         "chats": _base_folder(environ, "XDG_DATA_HOME", ".local/share") / "rag" / "chats",
+        "token_file": _base_folder(environ, "XDG_DATA_HOME", ".local/share") / "rag" / "token",
         "offline": _is_set(environ.get("HF_HUB_OFFLINE", "")),
         **values,
     }
+    index = Path(str(whole["index"]))
+    whole = {"uploads": index.with_name(f"{index.name}-uploads"), "runs": index.with_name("eval"), **whole}
     defaults = {setting.name: setting.default for setting in fields(Config)}
     top_k, candidates = (whole.get(key, defaults[key]) for key in ("top_k", "candidates"))
     if top_k > candidates:  # type: ignore[operator]  # both were parsed as int

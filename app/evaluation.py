@@ -32,7 +32,8 @@ SEED = 0
 _LEFT_OUT = frozenset(
     {"index", "cache", "chats", "hub_cache", "file", "origins", "prompts", "server_key", "server_url", "server_timeout",
      "offline", "threads", "parse_workers", "parse_seconds", "parse_memory_mb", "parse_chars", "max_file_mb",
-     "chunk_tokens", "chunk_overlap", "heading_context", "dictionary", "synonyms"}
+     "chunk_tokens", "chunk_overlap", "heading_context", "dictionary", "synonyms", "host", "port", "token",
+     "token_file", "queue", "request_seconds", "uploads", "runs"}
 )  # fmt: skip
 """Settings that no number of a run depends on, that are recorded as what they lead to (the index, the prompts, the
 content of files), or that must not be written down.

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 from app.profiles import ProfileChoice, choose_profile
 from ingest.records import IngestReport, Report
 from retrieval.errors import (
+    ChangedError,
     ConfigError,
     IndexCorruptError,
     IndexMismatchError,
@@ -127,20 +128,61 @@ class Pipeline:
         self, question: str, *, k: int | None = None, filters: Filter | None = None, history: Sequence[Turn] = ()
     ) -> Answer:
         """An answer with citations, or an abstention. The reader may look further down than the k hits shown."""
-        started = time.perf_counter()
-        found = self._retrieve(question, self._read_depth(k), filters)
-        reading = time.perf_counter()
-        return self._finished(self._reader.read(found, history), k, started, reading)
+        from reader.backends.base import drain
+
+        def read(found: Retrieved) -> Generator[str, None, Answer]:
+            yield from ()
+            return self._reader.read(found, history)
+
+        return drain(self._answered(question, k, filters, read, depth=self._read_depth(k)))
 
     def ask_stream(
-        self, question: str, *, k: int | None = None, filters: Filter | None = None, history: Sequence[Turn] = ()
+        self,
+        question: str,
+        *,
+        k: int | None = None,
+        filters: Filter | None = None,
+        history: Sequence[Turn] = (),
+        quote: bool = False,
     ) -> Generator[str, None, Answer]:
-        """The same, yielded as it is written. What it returns counts: checking may withdraw what was yielded."""
-        started = time.perf_counter()
-        found = self._retrieve(question, self._read_depth(k), filters)
-        reading = time.perf_counter()
-        answer = yield from self._reader.stream(found, history)
-        return self._finished(answer, k, started, reading)
+        """The same, yielded as it is written. What it returns counts: checking may withdraw what was yielded.
+
+        quote: let the extractive reader answer, whichever is configured.
+        """
+
+        def read(found: Retrieved) -> Generator[str, None, Answer]:
+            return (self._quoter if quote else self._reader).stream(found, history)
+
+        return self._answered(question, k, filters, read, depth=self._read_depth(k, quote=quote))
+
+    def _answered(
+        self,
+        question: str,
+        k: int | None,
+        filters: Filter | None,
+        read: Callable[[Retrieved], Generator[str, None, Answer]],
+        *,
+        depth: int,
+    ) -> Generator[str, None, Answer]:
+        """Search and read; anew where a document changes in between, before anything was said."""
+        started, said = time.perf_counter(), False
+        for last in (False, False, True):
+            found = self._retrieve(question, depth, filters)
+            reading = time.perf_counter()
+            stream = read(found)
+            try:
+                while True:
+                    piece = next(stream)
+                    said = True
+                    yield piece
+            except StopIteration as end:
+                return self._finished(end.value, k, started, reading)
+            except ChangedError:
+                if said or last:
+                    raise
+            finally:
+                stream.close()
+        raise AssertionError("the last round returns or raises")
 
     @property
     def at_once(self) -> int:
@@ -209,10 +251,10 @@ class Pipeline:
         found = filter(None, (parts.dense.notice, parts.lexical.notice)) if parts else ()
         return (*found, *(backend.notices if backend else ()))
 
-    def _read_depth(self, k: int | None) -> int:
+    def _read_depth(self, k: int | None, *, quote: bool = False) -> int:
         from reader.backends.extractive import PASSAGES_READ
 
-        return max(k or self._config.top_k, PASSAGES_READ if self.choice.reader == "extractive" else 1)
+        return max(k or self._config.top_k, PASSAGES_READ if quote or self.choice.reader == "extractive" else 1)
 
     def _finished(self, answer: Answer, k: int | None, started: float, reading: float) -> Answer:
         """As it is shown, with times, in ms."""
@@ -531,11 +573,7 @@ class Pipeline:
         """Made for each question: the index, and with it the weights of words, may have changed."""
         config, interaction = self._config, self.parts.retriever.interaction
         if self._backend is None:
-            from reader.backends.extractive import ExtractiveReader
-
-            return ExtractiveReader(
-                interaction, self._document, min_evidence=config.min_evidence, max_sentences=config.sentences
-            )
+            return self._quoter
         from reader.backends.base import Sampling
         from reader.compress import Compressor
         from reader.generative import GenerativeReader
@@ -555,6 +593,15 @@ class Pipeline:
             compressor=Compressor(interaction) if config.compress else None,
             min_evidence=config.min_evidence,
             name=self.choice.reader,
+        )
+
+    @property
+    def _quoter(self) -> Reader:
+        from reader.backends.extractive import ExtractiveReader
+
+        interaction = self.parts.retriever.interaction
+        return ExtractiveReader(
+            interaction, self._document, min_evidence=self._config.min_evidence, max_sentences=self._config.sentences
         )
 
     @property
@@ -630,7 +677,7 @@ class Pipeline:
     def _document(self, doc_id: str) -> Document:
         document = self._open_store().document(doc_id)
         if document is None:
-            raise RagError("a document was removed from the index while it was read; ask again")
+            raise ChangedError("a document was removed from the index while it was read; ask again")
         return document
 
 

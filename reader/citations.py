@@ -14,7 +14,7 @@ from typing import Any
 import regex
 
 from reader.records import Citation
-from retrieval.errors import RagError
+from retrieval.errors import ChangedError
 from retrieval.records import Document, Hit
 from retrieval.sentences import sentences
 
@@ -172,12 +172,20 @@ def with_added(resolved: Resolved, added: Mapping[int, int]) -> Resolved:
     return replace(resolved, text=text, claims=tuple(claims))
 
 
+def require_same(document: Document, hit: Hit) -> None:
+    """Raise ChangedError where a document does not hold the text of a hit any more, at its place."""
+    if document.text[hit.start : hit.end] != hit.text:
+        raise ChangedError(f"'{hit.source}' changed in the index while it was read; ask again")
+
+
 def cite(marker: int, document: Document, hit: Hit, span: tuple[int, int]) -> Citation:
-    """Quote a stretch of a hit's text, by its characters; the quote is cut from the document itself."""
+    """Quote a stretch of a hit's text, by its characters; the quote is cut from the document itself.
+
+    Raises ChangedError where the document does not hold that text any more.
+    """
+    require_same(document, hit)
     first, last = hit.start + span[0], hit.start + span[1]
     quote = document.text[first:last]
-    if quote != hit.text[span[0] : span[1]]:
-        raise RagError(f"'{hit.source}' changed in the index while it was read; ask again")
     return Citation(
         marker=marker,
         chunk_id=hit.chunk_id,

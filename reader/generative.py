@@ -13,7 +13,7 @@ from itertools import repeat
 from prompts import Prompt
 from reader.backends.base import Backend, Generation, Message, Sampling
 from reader.budget import Block, Packed, pack
-from reader.citations import Claim, MarkerResolver, Resolved, cite, resolve, with_added
+from reader.citations import Claim, MarkerResolver, Resolved, cite, require_same, resolve, with_added
 from reader.compress import Compressor
 from reader.reader import REFUSAL, LookUp, abstention, has_evidence, is_refusal, question_language, word_matches
 from reader.records import LEAST_SUPPORT, Answer, PromptInfo, ReaderInfo, Sentence, Turn, Written
@@ -40,6 +40,7 @@ class _Asked:
     retrieved: Retrieved
     messages: tuple[Message, ...]
     shown: tuple[int, ...]
+    look_up: LookUp
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +156,8 @@ class GenerativeReader:
             return (Message("system", system), *turns, Message("user", user))
 
         kept = self._kept(retrieved)
-        packed = self._packed(retrieved, kept, messages)
+        look_up = self._documents(retrieved)
+        packed = self._packed(retrieved, kept, messages, look_up)
         sent = messages(packed.text)
         info = PromptInfo(
             name=prompt.name,
@@ -166,7 +168,17 @@ class GenerativeReader:
             saved_tokens=packed.saved_tokens,
             beside_the_point=tuple(hit.chunk_id for hit, own in zip(retrieved.hits, kept, strict=True) if own == ()),
         )
-        return _Asked(replace(answer, prompt=info), retrieved, sent, packed.shown)
+        return _Asked(replace(answer, prompt=info), retrieved, sent, packed.shown, look_up)
+
+    def _documents(self, retrieved: Retrieved) -> LookUp:
+        """The documents of the hits, kept while the answer is written, whatever happens to the index meanwhile.
+
+        Raises ChangedError where one is not as it was found.
+        """
+        look_up = cache(self._look_up)
+        for hit in retrieved.hits:
+            require_same(look_up(hit.doc_id), hit)
+        return look_up
 
     def _kept(self, retrieved: Retrieved) -> Sequence[tuple[tuple[int, int], ...] | None]:
         """The stretches of each hit to show; None for all of it."""
@@ -179,6 +191,7 @@ class GenerativeReader:
         retrieved: Retrieved,
         kept: Sequence[tuple[tuple[int, int], ...] | None],
         messages: Callable[[str], tuple[Message, ...]],
+        look_up: LookUp,
     ) -> Packed:
         frame = self._backend.prompt_tokens(messages(""))
         room = self._backend.window - self._sampling.max_tokens - frame
@@ -188,7 +201,6 @@ class GenerativeReader:
                 f" {self._backend.window}, and leave no room for passages; ask a shorter question, lower"
                 " max_answer_tokens, or raise window"
             )
-        look_up = cache(self._look_up)
         blocks = [Block(hit, look_up(hit.doc_id).title, own) for hit, own in zip(retrieved.hits, kept, strict=True)]
         packed = pack(blocks, room=room, count=self._backend.count_tokens)
         if not packed.shown:
@@ -250,7 +262,6 @@ class GenerativeReader:
             if finding.cited is None and finding.supporter
         }
         resolved = with_added(resolved, added)
-        look_up = cache(self._look_up)
         sentences, citations, matches = [], [], []
         for position, (claim, finding) in enumerate(zip(resolved.claims, findings, strict=True)):
             sentences.append(_sentence(claim, finding, added=position in added))
@@ -258,7 +269,7 @@ class GenerativeReader:
                 hit = asked.retrieved.hits[marker - 1]
                 found = _evidence(finding, marker)
                 span = (found.start, found.end) if found else _whole(hit.text)
-                citation = cite(marker, look_up(hit.doc_id), hit, span)
+                citation = cite(marker, asked.look_up(hit.doc_id), hit, span)
                 if citation not in citations:
                     citations.append(citation)
                     passage = asked.retrieved.passages[marker - 1]

@@ -60,3 +60,7 @@ class IndexBusyError(RagError):
 
 class IndexCorruptError(RagError):
     """An artefact of the index does not match the store."""
+
+
+class ChangedError(RagError):
+    """A document was changed or removed between being found and being read; asking again finds what there is now."""

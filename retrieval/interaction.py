@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.analyze import Analyzer, Located, is_stop_word
-from retrieval.encoder import Encoder, clean, passage_input
+from retrieval.encoder import Encoded, Encoder, clean, passage_input
 from retrieval.errors import EmptyTextError, IndexCorruptError
 from retrieval.statistics import Statistics, TermCounts, inverse_document_frequency
 
@@ -145,6 +145,12 @@ class Match:
     similarity: float
 
 
+def require_words(question: str) -> None:
+    """Raise EmptyTextError on a blank question."""
+    if not question.strip():
+        raise EmptyTextError("the question is empty; expected at least one word")
+
+
 class Interaction:
     """Compares questions with passages and with their sentences."""
 
@@ -161,11 +167,13 @@ class Interaction:
         unknown = encoder.tokenizer.token_to_id("[UNK]")
         self._unknown = encoder.tokenizer.token_to_id("<unk>") if unknown is None else unknown
 
-    def question(self, text: str) -> Question:
-        """Encode a question once for everything that compares it. Raises EmptyTextError on blank text."""
-        if not text.strip():
-            raise EmptyTextError("the question is empty; expected at least one word")
-        encoded = next(iter(self._encoder.encode([text], query=True)))
+    def question(self, text: str, encoded: Encoded | None = None) -> Question:
+        """Encode a question once for everything that compares it; encoded: what the encoder made of it, if it has.
+
+        Raises EmptyTextError on blank text.
+        """
+        require_words(text)
+        encoded = encoded or next(iter(self._encoder.encode([text], query=True)))
         inside = encoded.offsets[:, 0] >= 0
         ids = encoded.ids[inside]
         unknown = np.zeros(len(ids), bool) if self._unknown is None else ids == self._unknown

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from retrieval.analyze import Analyzer
 from retrieval.dense import DenseIndex, refresh
 from retrieval.diversity import LeftOut, diversify
-from retrieval.encoder import Encoder
+from retrieval.encoder import Encoded, Encoder
 from retrieval.errors import IndexMismatchError
 from retrieval.evidence import CROWD, Evidence, features
 from retrieval.filters import Filter
 from retrieval.fusion import Fusion, dense_share, fuse, reciprocal
-from retrieval.interaction import Interaction, Passage, Question, SignCodec
+from retrieval.interaction import Interaction, Passage, Question, SignCodec, require_words
 from retrieval.lexical import LexicalIndex
 from retrieval.parts import merge, parts
 from retrieval.records import Dropped, EncoderSpec, Hit, Neighbour, Place, Ranked, Stages, Trace
@@ -125,12 +125,15 @@ class Retriever:
         """
         if k < 1:
             raise ValueError(f"k must be at least 1, not {k}")
+        require_words(question)
         clock = _Clock()
+        texts = [question, *self._parts(question)]
+        with clock("encode"):  # before the lock of the store: several threads may search
+            encoded = list(self._encoder.encode(texts, query=True))
         with self._current(), one_blas_thread():
             allowed = self._allowed(filters)
             with clock("encode"):
-                asked = self._ask(question)
-                several = self._parts(question)
+                asked, *several = map(self._ask, texts, encoded)
             picks = _Picks(k, max_per_document, diversity)
             ranking, chosen = self._found(asked, several, allowed, picks, clock)
             with clock("read"):
@@ -155,9 +158,9 @@ class Retriever:
 
     # ---- from question to ranking ------------------------------------------------------------------------------------
 
-    def _ask(self, question: str) -> _Asked:
-        """Encode a question and weigh its terms; synonyms come in below the words they stand for."""
-        asked = self._interaction.question(question)
+    def _ask(self, question: str, encoded: Encoded) -> _Asked:
+        """Weigh the terms of a question; synonyms come in below the words they stand for."""
+        asked = self._interaction.question(question, encoded)
         expansions = self._settings.synonyms.expand(question) if self._settings.synonyms else ()
         terms = dict.fromkeys(asked.term_weights, 1.0)
         for expansion in expansions:
@@ -165,10 +168,10 @@ class Retriever:
                 terms.setdefault(term, expansion.weight)
         return _Asked(asked, terms, expansions)
 
-    def _parts(self, question: str) -> list[_Asked]:
+    def _parts(self, question: str) -> list[str]:
         """The parts of a question that asks several things; none where it asks one."""
         found = parts(question) if self._settings.split_questions else ()
-        return [self._ask(part.text) for part in found] if len(found) > 1 else []
+        return [part.text for part in found] if len(found) > 1 else []
 
     def _found(
         self,

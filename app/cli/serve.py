@@ -1,0 +1,129 @@
+"""`rag serve`: the page and the API, on this machine, behind a token."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from app.cli.common import (
+    ConfigFlag,
+    DeviceFlag,
+    EncoderFlag,
+    IndexFlag,
+    ProfileFlag,
+    ReaderFlag,
+    Session,
+    TopKFlag,
+    note,
+    stderr,
+)
+from retrieval.errors import MissingPackageError, RagError
+
+if TYPE_CHECKING:
+    import socket
+
+    from app.config import Config
+    from app.server.access import Token
+
+HEADER_BYTES = 32_768
+"""Of one request's line and headers."""
+CONNECTIONS = 2_000
+"""Open at once; a browser has a handful."""
+IDLE_SECONDS = 65
+
+
+def serve(
+    context: typer.Context,
+    *,
+    host: Annotated[str | None, typer.Option("--host", metavar="ADDRESS", help="Where to listen: 127.0.0.1.")] = None,
+    port: Annotated[str | None, typer.Option("--port", metavar="N", help="The port: 8300; 0 takes a free one.")] = None,
+    show_token: Annotated[bool, typer.Option("--show-token", help="Print the token and end.")] = False,
+    top_k: TopKFlag = None,
+    index: IndexFlag = None,
+    profile: ProfileFlag = None,
+    encoder: EncoderFlag = None,
+    device: DeviceFlag = None,
+    reader: ReaderFlag = None,
+    config: ConfigFlag = None,
+) -> None:
+    """Serve a page to ask on, an OpenAI-compatible API and the product's own, until interrupted."""
+    from app.server.access import find_token, require_token
+
+    session: Session = context.obj
+    flags = {
+        "config": config, "index": index, "profile": profile, "encoder": encoder, "device": device,
+    }  # fmt: skip
+    settings = session.config(**flags, reader=reader, top_k=top_k, host=host, port=port)
+    require_token(settings.host, settings.token, settings.token_file)
+    token = find_token(settings.token, settings.token_file)
+    if show_token:
+        print(token.value)
+        return
+    try:
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import uvicorn
+    except ImportError as error:
+        raise MissingPackageError(
+            f"{error.name} is not installed; run: make setup, or pip install 'cited-rag[server]'"
+        ) from error
+    from app.server.app import make_application
+
+    listening = _listen(settings)
+    application = make_application(
+        settings, token=token.value, open_pipeline=session.open_pipeline, flags=flags, folder=session.cwd
+    )
+    note(str(application.server.engine.pipeline.choice))
+    _announce(settings, token, listening.getsockname()[1])
+    uvicorn.Server(
+        uvicorn.Config(
+            application.app,
+            log_config=_LOGGING,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            lifespan="on",
+            h11_max_incomplete_event_size=HEADER_BYTES,
+            limit_concurrency=CONNECTIONS,
+            timeout_keep_alive=IDLE_SECONDS,
+            timeout_graceful_shutdown=int(settings.request_seconds),
+        )
+    ).run(sockets=[listening])
+
+
+def _listen(config: Config) -> socket.socket:
+    """A socket that listens. Raises RagError where it cannot."""
+    import socket
+
+    try:
+        family, _, _, _, address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
+        return socket.create_server(address[:2], family=family, backlog=1024)
+    except OSError as error:
+        raise RagError(
+            f"cannot listen on {config.host} port {config.port} ({error.strerror or error}); end the other program, or"
+            " take another one with --port"
+        ) from error
+
+
+def _announce(config: Config, token: Token, port: int) -> None:
+    """Where to look, and the token where nobody has seen it yet."""
+    shown = f"[{config.host}]" if ":" in config.host else config.host
+    stderr().print(f"http://{shown}:{port}/", style="bold cyan", soft_wrap=True)
+    if token.is_new:
+        stderr().print(f"token: {token.value}", soft_wrap=True)
+        note(f"it is needed to come in, and kept in {token.origin}; rag serve --show-token prints it again")
+    else:
+        note(f"the token is in {token.origin}; rag serve --show-token prints it")
+
+
+_LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"plain": {"format": "%(asctime)s %(levelname)s %(message)s"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "plain"}},
+    "loggers": {
+        "rag": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
+        "uvicorn": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
+    },
+}

@@ -1,0 +1,199 @@
+"""What the server says: JSON, problems, and events as they happen. Knows records and HTTP; nothing of questions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.cli.wire import dumps
+from app.server.engine import TookTooLongError
+from app.server.lanes import BusyError
+from retrieval import errors
+
+T = TypeVar("T")
+
+KEEP_ALIVE_SECONDS = 15.0
+"""A stream that is silent for longer is cut off by proxies."""
+
+_STATUS: tuple[tuple[type[errors.RagError], int, str], ...] = (
+    (BusyError, 429, "busy"),
+    (TookTooLongError, 504, "timeout"),
+    (errors.EmptyTextError, 422, "empty"),
+    (errors.TextTooLongError, 422, "too-long"),
+    (errors.PromptTooLongError, 422, "too-long"),
+    (errors.ConfigError, 422, "invalid"),
+    (errors.ParseError, 422, "unreadable"),
+    (errors.IndexMissingError, 409, "no-index"),
+    (errors.IndexMismatchError, 409, "index-mismatch"),
+    (errors.IndexBusyError, 409, "index-busy"),
+    (errors.ChangedError, 409, "changed"),
+    (errors.AnswerError, 502, "model"),
+    (errors.ModelError, 502, "model"),
+    (errors.MissingPackageError, 501, "not-installed"),
+    (errors.IndexCorruptError, 500, "index-damaged"),
+    (errors.RagError, 400, "failed"),
+)
+"""The first kind that fits; the client can do something about all of 4xx."""
+
+
+def json_response(
+    record: Mapping[str, object], *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """A record as JSON, without anything that JSON readers or terminals trip over."""
+    return Response(dumps(record), status_code=status, media_type="application/json", headers=dict(headers or {}))
+
+
+def problem(
+    status: int, code: str, message: str, request_id: str, *, headers: Mapping[str, str] | None = None
+) -> Response:
+    """What went wrong, in the form that OpenAI's clients read."""
+    return json_response(problem_record(status, code, message, request_id), status=status, headers=headers)
+
+
+def problem_record(status: int, code: str, message: str, request_id: str) -> dict[str, object]:
+    """The object of an error; `type` is OpenAI's coarse word, `code` ours."""
+    kind = "server_error" if status >= 500 else "rate_limit_error" if status == 429 else "invalid_request_error"
+    return {"error": {"message": message, "type": kind, "param": None, "code": code, "request_id": request_id}}
+
+
+def status_of(error: errors.RagError) -> tuple[int, str]:
+    """HTTP status and code of one of our errors."""
+    return next((status, code) for kind, status, code in _STATUS if isinstance(error, kind))
+
+
+def problem_of(error: errors.RagError, request_id: str) -> Response:
+    """One of our errors as an answer."""
+    status, code = status_of(error)
+    headers = {"retry-after": str(error.retry_seconds)} if isinstance(error, BusyError) else None
+    return problem(status, code, str(error), request_id, headers=headers)
+
+
+def request_id_of(request: Request) -> str:
+    """The id under which the log knows this request."""
+    return str(request.state.request_id)
+
+
+async def unless_gone(request: Request, coming: Awaitable[T]) -> T:
+    """The result, unless the client hangs up first: then it is given up. The body must have been read.
+
+    Raises asyncio.CancelledError when the client has gone.
+    """
+    result = asyncio.ensure_future(coming)
+    leaving = asyncio.ensure_future(_hung_up(request))
+    try:
+        await asyncio.wait({result, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not result.done():
+            raise ClientGoneError
+        return result.result()
+    finally:
+        for task in (result, leaving):
+            task.cancel()
+        await asyncio.gather(result, leaving, return_exceptions=True)
+
+
+class ClientGoneError(Exception):
+    """The client hung up: there is nobody to answer."""
+
+
+async def _hung_up(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+class EventStream(Response):
+    """Server-sent events (WHATWG HTML, section 9.2). The source is closed when the client hangs up.
+
+    `events` yields whole frames: `frame(name, record)`. `describe` makes the frames of an error met on the way.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self, events: AsyncGenerator[bytes], *, describe: Callable[[errors.RagError], bytes], status_code: int = 200
+    ) -> None:
+        super().__init__(None, status_code, {"cache-control": "no-store", "x-accel-buffering": "no"})
+        del self.headers["content-length"]
+        self._events, self._describe = events, describe
+
+    async def __call__(self, _scope: Any, receive: Any, send: Any) -> None:
+        """Send frames until there are no more, or until nobody listens."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        sending = asyncio.ensure_future(self._send(send))
+        leaving = asyncio.ensure_future(_until_disconnect(receive))
+        try:
+            await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
+            if sending.done():
+                sending.result()
+        finally:
+            for task in (sending, leaving):
+                task.cancel()
+            await asyncio.gather(sending, leaving, return_exceptions=True)
+
+    async def _send(self, send: Any) -> None:
+        async with aclosing(self._frames()) as frames:
+            async for data in frames:
+                await send({"type": "http.response.body", "body": data, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _frames(self) -> AsyncGenerator[bytes]:
+        """Frames as they come, with a comment where none came for long; an error becomes the last one."""
+        async with aclosing(self._events) as events:
+            try:
+                async for data in _kept_alive(events):
+                    yield data
+            except errors.RagError as error:
+                yield self._describe(error)
+
+
+async def _kept_alive(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    coming: asyncio.Future[bytes] | None = None
+    try:
+        while True:
+            coming = coming or asyncio.ensure_future(anext(events))
+            done, _ = await asyncio.wait({coming}, timeout=KEEP_ALIVE_SECONDS)
+            if not done:
+                yield b": still here\n\n"
+                continue
+            try:
+                data = coming.result()
+            except StopAsyncIteration:
+                return
+            coming = None
+            yield data
+    finally:
+        if coming is not None:
+            coming.cancel()
+            await asyncio.gather(coming, return_exceptions=True)
+
+
+async def _until_disconnect(receive: Any) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def frame(name: str | None, record: Mapping[str, object]) -> bytes:
+    """One event: its name, where it has one, and a record on one line."""
+    head = f"event: {name}\n" if name else ""
+    return f"{head}data: {dumps(record)}\n\n".encode()
+
+
+async def prompt_start(events: AsyncGenerator[T]) -> AsyncGenerator[T]:
+    """The same events, the first of which has come: what goes wrong before it is raised here, and can be a status."""
+    try:
+        first = await anext(events)
+    except BaseException:
+        await events.aclose()
+        raise
+
+    async def rest() -> AsyncGenerator[T]:
+        async with aclosing(events):
+            yield first
+            async for event in events:
+                yield event
+
+    return rest()
