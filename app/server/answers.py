@@ -13,30 +13,45 @@ from starlette.responses import Response
 from app.cli.wire import dumps
 from app.server.engine import TookTooLongError
 from app.server.lanes import BusyError
-from retrieval import errors
+from retrieval.errors import (
+    AnswerError,
+    ChangedError,
+    ConfigError,
+    EmptyTextError,
+    IndexBusyError,
+    IndexCorruptError,
+    IndexMismatchError,
+    IndexMissingError,
+    MissingPackageError,
+    ModelError,
+    ParseError,
+    PromptTooLongError,
+    RagError,
+    TextTooLongError,
+)
 
 T = TypeVar("T")
 
 KEEP_ALIVE_SECONDS = 15.0
 """A stream that is silent for longer is cut off by proxies."""
 
-_STATUS: tuple[tuple[type[errors.RagError], int, str], ...] = (
+_STATUS: tuple[tuple[type[RagError], int, str], ...] = (
     (BusyError, 429, "busy"),
     (TookTooLongError, 504, "timeout"),
-    (errors.EmptyTextError, 422, "empty"),
-    (errors.TextTooLongError, 422, "too-long"),
-    (errors.PromptTooLongError, 422, "too-long"),
-    (errors.ConfigError, 422, "invalid"),
-    (errors.ParseError, 422, "unreadable"),
-    (errors.IndexMissingError, 409, "no-index"),
-    (errors.IndexMismatchError, 409, "index-mismatch"),
-    (errors.IndexBusyError, 409, "index-busy"),
-    (errors.ChangedError, 409, "changed"),
-    (errors.AnswerError, 502, "model"),
-    (errors.ModelError, 502, "model"),
-    (errors.MissingPackageError, 501, "not-installed"),
-    (errors.IndexCorruptError, 500, "index-damaged"),
-    (errors.RagError, 400, "failed"),
+    (EmptyTextError, 422, "empty"),
+    (TextTooLongError, 422, "too-long"),
+    (PromptTooLongError, 422, "too-long"),
+    (ConfigError, 422, "invalid"),
+    (ParseError, 422, "unreadable"),
+    (IndexMissingError, 409, "no-index"),
+    (IndexMismatchError, 409, "index-mismatch"),
+    (IndexBusyError, 409, "index-busy"),
+    (ChangedError, 409, "changed"),
+    (AnswerError, 502, "model"),
+    (ModelError, 502, "model"),
+    (MissingPackageError, 501, "not-installed"),
+    (IndexCorruptError, 500, "index-damaged"),
+    (RagError, 400, "failed"),
 )
 """The first kind that fits; the client can do something about all of 4xx."""
 
@@ -61,12 +76,12 @@ def problem_record(status: int, code: str, message: str, request_id: str) -> dic
     return {"error": {"message": message, "type": kind, "param": None, "code": code, "request_id": request_id}}
 
 
-def status_of(error: errors.RagError) -> tuple[int, str]:
-    """HTTP status and code of one of our errors."""
+def status_of(error: RagError) -> tuple[int, str]:
+    """HTTP status and code of one of our"""
     return next((status, code) for kind, status, code in _STATUS if isinstance(error, kind))
 
 
-def problem_of(error: errors.RagError, request_id: str) -> Response:
+def problem_of(error: RagError, request_id: str) -> Response:
     """One of our errors as an answer."""
     status, code = status_of(error)
     headers = {"retry-after": str(error.retry_seconds)} if isinstance(error, BusyError) else None
@@ -114,7 +129,7 @@ class EventStream(Response):
     media_type = "text/event-stream"
 
     def __init__(
-        self, events: AsyncGenerator[bytes], *, describe: Callable[[errors.RagError], bytes], status_code: int = 200
+        self, events: AsyncGenerator[bytes], *, describe: Callable[[RagError], bytes], status_code: int = 200
     ) -> None:
         super().__init__(None, status_code, {"cache-control": "no-store", "x-accel-buffering": "no"})
         del self.headers["content-length"]
@@ -146,7 +161,7 @@ class EventStream(Response):
             try:
                 async for data in _kept_alive(events):
                     yield data
-            except errors.RagError as error:
+            except RagError as error:
                 yield self._describe(error)
 
 

@@ -73,7 +73,8 @@ def test_every_setting_can_be_set_from_the_environment(load):
         "server_url": "http://127.0.0.1:11434/v1", "server_model": "zephyr", "server_key": "secret",
         "server_timeout": "30", "tokenizer": "some/tokenizer", "max_answer_tokens": "200", "temperature": "0",
         "repetition_penalty": "1.0", "seed": "7", "compress": "off", "prompts": "own", "chats": "said",
-        "verifier": "some/nli", "offline": "yes",
+        "verifier": "some/nli", "offline": "yes", "host": "::1", "port": "8400", "token": "sixteen-letters-x",
+        "token_file": "t", "queue": "9", "request_seconds": "60", "uploads": "u", "runs": "r",
     }  # fmt: skip
     assert values.keys() == SETTINGS.keys()
     config = load(environ={"RAG_" + key.upper(): value for key, value in values.items()})
@@ -87,6 +88,25 @@ def test_every_setting_can_be_set_from_the_environment(load):
     assert (config.neighbours, config.split_questions) == (True, False)
     assert (config.model, config.temperature, config.seed) == (str(config.index.parent / "zephyr"), 0.0, 7)
     assert (config.compress, config.offline, config.chats) == (False, True, config.index.parent / "said")
+    assert (config.host, config.port, config.token, config.queue) == ("::1", 8400, "sixteen-letters-x", 9)
+
+
+def test_uploads_and_runs_lie_beside_the_index(load, tmp_path):
+    config = load(index="somewhere/index")
+    assert (config.uploads, config.runs) == (tmp_path / "somewhere/index-uploads", tmp_path / "somewhere/eval")
+    assert load(index="somewhere/index", uploads="kept").uploads == tmp_path / "kept"
+
+
+@pytest.mark.parametrize("token", ["short", "with a space in it, but long", "x" * 15, "令牌" * 20])
+def test_a_token_that_is_none_is_refused_and_not_shown(load, token):
+    with pytest.raises(ConfigError, match="RAG_TOKEN: found what is not shown here") as raised:
+        load(environ={"RAG_TOKEN": token})
+    assert token not in str(raised.value)
+
+
+def test_a_token_is_not_kept_in_a_file(load):
+    with pytest.raises(ConfigError, match="set it in the environment as RAG_TOKEN"):
+        load(toml='token = "a-long-enough-token"')
 
 
 def test_relative_paths_start_where_they_were_written(load, tmp_path):
