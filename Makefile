@@ -28,8 +28,9 @@ override export ASK_INDEX := $(value INDEX)
 override export ASK_DATA := $(value DATA)
 override export ASK_OUT := $(value OUT)
 override export ASK_FORCE := $(value FORCE)
+override export ASK_PORT := $(value PORT)
 override export ASK_TORCH_INDEX := $(value TORCH_INDEX)
-unexport Q DOCS INDEX DATA OUT FORCE TORCH_INDEX
+unexport Q DOCS INDEX DATA OUT FORCE PORT TORCH_INDEX
 MAKEOVERRIDES :=
 
 # Sets $docs and $index. Two folders of documents never share an index that nobody named.
@@ -60,7 +61,7 @@ if [ -z "$$ASK_DATA" ]; then \
 $(RAG) eval run $${over[@]+"$${over[@]}"} $${force[@]+"$${force[@]}"} --out="$$out" -- "$$questions"
 endef
 
-.PHONY: help setup ask search index eval test coverage stress bench bench-evaluation bench-reader fmt check doctor clean question
+.PHONY: help setup ask search index serve eval test coverage stress bench bench-evaluation bench-reader fmt check doctor clean question
 
 help: ## Show this list
 	@printf 'usage: make TARGET [NAME=value]...\n\n'
@@ -68,6 +69,7 @@ help: ## Show this list
 	@printf '\n  Q="question"      what to ask or to search for\n'
 	@printf '  DOCS=folder       your documents; without it, the Python language reference\n'
 	@printf '  DATA=questions    for eval: a BEIR folder, SQuAD JSON, CSV or JSONL; OUT=folder for the run, FORCE=1 anew\n'
+	@printf '  PORT=number       for serve: where to listen, 8300 if not given; 0 takes a free one\n'
 	@printf '  INDEX=folder      where the index is kept; without it, one folder in $(STATE) for each DOCS\n'
 	@printf '  TORCH_INDEX=url   for setup: a package index that has CPU builds of torch\n'
 	@printf '  PYTHON=program    for setup: the Python to use, 3.11 or newer\n'
@@ -82,6 +84,9 @@ search: question $(INSTALLED) $(documents) ## Show the passages nearest to Q="qu
 
 index: $(INSTALLED) $(documents) ## Bring the index up to date with the documents
 	@$(refresh); echo "index in $$index"
+
+serve: $(INSTALLED) $(documents) ## Serve a page to ask the documents on, and an OpenAI-compatible API, on this machine
+	@$(refresh); exec $(RAG) serve --index="$$index" $${ASK_PORT:+--port="$$ASK_PORT"}
 
 eval: $(INSTALLED) $(if $(value DATA),,$(documents)) ## Score answers to the questions in DATA, or to some made from the documents
 	@$(evaluate)
@@ -144,7 +149,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@echo 'installing pinned packages, extra $(EXTRA); the first time takes a minute or more'
 	@pip() { $(PY) -m pip install --progress-bar off --disable-pip-version-check --constraint constraints.txt "$$@"; }; \
 	{ pip --quiet setuptools && pip $${ASK_TORCH_INDEX:+--extra-index-url "$$ASK_TORCH_INDEX"} \
-		--no-build-isolation --editable '.[$(EXTRA),eval,map,dev]'; } 2>&1 \
+		--no-build-isolation --editable '.[$(EXTRA),eval,map,server,dev]'; } 2>&1 \
 	| tee $(VENV)/setup.log \
 	| awk '/^ *(Downloading|Using cached) / && ($$NF == "GB)" || ($$NF == "MB)" && substr($$(NF-1), 2) + 0 >= 20)) { \
 			file = $$(NF-2); sub(/.*[/]/, "", file); split(file, part, "-"); \

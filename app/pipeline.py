@@ -229,13 +229,17 @@ class Pipeline:
         read = _attempted(partial(self._reader.read_many, retrieved, histories))
         return [read] * len(retrieved) if isinstance(read, RagError) else read
 
-    def understand(self, asked: str, history: Sequence[Turn]) -> str:
-        """A follow-up question, so that it can be searched for alone."""
+    def understand(self, asked: str, history: Sequence[Turn], *, quote: bool = False) -> str:
+        """A follow-up question, so that it can be searched for alone. quote: without asking a language model."""
         from reader.condense import carry_over, condense
 
         if not history:
             return asked
-        if self._backend and (condensed := condense(self._backend, self._prompt("condense"), asked, history)):
+        if (
+            not quote
+            and self._backend
+            and (condensed := condense(self._backend, self._prompt("condense"), asked, history))
+        ):
             return condensed
         carried = carry_over(asked, history, self.analyzer, self.parts.retriever.interaction.term_idf)
         if carried == asked:

@@ -132,9 +132,12 @@ def _upkeep(api: FastAPI, server: Server) -> None:
 
     @api.get("/api/index", tags=["index"])
     async def index() -> Response:
-        """Facts about the index, as `rag index info --json`, and what answers."""
-        facts = await server.engine.look(lambda pipeline: {**pipeline.info(), "reader": pipeline.reader_model()})
-        return json_response(facts)
+        """Facts about the index, as `rag index info --json`; what answers, and what it has to do without."""
+
+        def facts(pipeline: Pipeline) -> dict[str, object]:
+            return {**pipeline.info(), "reader": pipeline.reader_model(), "notices": list(pipeline.notices())}
+
+        return json_response(await server.engine.look(facts))
 
 
 def _signing_in(api: FastAPI, server: Server) -> None:

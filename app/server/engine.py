@@ -165,10 +165,11 @@ class Engine:
         if gone.is_set():
             return
         self._open()
-        question = self.pipeline.understand(asked.question, asked.history) if asked.history else asked.question
+        quote = asked.reader == "extractive"
+        question = self.pipeline.understand(asked.question, asked.history, quote=quote)
         tell(Understood(question))
         stream = self.pipeline.ask_stream(
-            question, k=asked.k, filters=asked.filters, history=asked.history, quote=asked.reader == "extractive"
+            question, k=asked.k, filters=asked.filters, history=asked.history, quote=quote
         )
         try:
             while not gone.is_set():
