@@ -17,7 +17,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, TypeVar
 
 from app.profiles import ProfileChoice, choose_profile
-from ingest.records import IngestReport, Report
+from ingest.records import IngestReport, Place, Report
 from retrieval.errors import (
     ChangedError,
     ConfigError,
@@ -28,7 +28,7 @@ from retrieval.errors import (
     ModelError,
     RagError,
 )
-from retrieval.records import ChunkingSpec, Document, Hit, Trace
+from retrieval.records import ChunkingSpec, Document, Failure, Hit, Trace
 
 if TYPE_CHECKING:
     import numpy as np
@@ -96,6 +96,7 @@ class Pipeline:
         """note: told what takes long, such as loading a model."""
         self._config, self._note = config, note
         self.choice: ProfileChoice = choose_profile(config)
+        self._opening = threading.Lock()
         self._store: Store | None = None
         self._encoders: dict[str, Encoder] = {}
 
@@ -333,6 +334,16 @@ class Pipeline:
         """What is in the index, by root and source."""
         return self._open_store().documents()
 
+    def failures(self) -> list[Failure]:
+        """Files that could not be ingested, by root and source."""
+        return self._open_store().failures()
+
+    def ingested(self) -> list[Path]:
+        """The folders that were ingested whole, and the files of others that were named one by one."""
+        from ingest.build import ingested_before
+
+        return ingested_before(self._open_store())
+
     def info(self) -> dict[str, object]:
         """Facts about the index, fit for JSON."""
         store = self._open_store()
@@ -426,6 +437,15 @@ class Pipeline:
         check_encoder(store.manifest, self._settings())
         return accounts(store, self.encoder)
 
+    def account(self, doc_id: str) -> Account | None:
+        """What became of every byte of one document; None where there is no such document."""
+        from ingest.build import check_encoder
+        from retrieval.ledger import account
+
+        store = self._open_store()
+        check_encoder(store.manifest, self._settings())
+        return account(store, self.encoder, doc_id)
+
     def export(self) -> Iterator[StoredChunk]:
         """Every chunk, by document."""
         store = self._open_store()
@@ -440,22 +460,40 @@ class Pipeline:
 
         Returns the ids removed. `compacted`: write the index anew without it, so that nothing is left.
         """
-        from ingest.build import forget_documents
-        from retrieval.receipt import Traces
-
         rows = [row for row in self.documents() if source in {row.source, row.doc_id, f"{row.root}/{row.source}"}]
         if not rows:
             raise RagError(f"there is no document '{source}' in the index; rag index list shows what there is")
         if len(rows) > 1:
             places = ", ".join(f"{row.root}/{row.source}" for row in rows)
             raise RagError(f"'{source}' is ambiguous, it is in several roots: {places}; name one of these")
-        doc_ids = tuple(row.doc_id for row in rows)
+        doc_ids = (rows[0].doc_id,)
+        return doc_ids, self.forget(doc_ids, compacted=compacted, report=report)
+
+    def forget(
+        self,
+        doc_ids: Sequence[str],
+        *,
+        failed: Sequence[Place] = (),
+        compacted: bool = False,
+        report: Report = lambda _: None,
+    ) -> Receipt:
+        """Remove documents, and what is said of files that `failed`; the receipt is for all documents together."""
+        from ingest.build import forget_documents
+        from retrieval.receipt import Traces
+
         store = self._open_store()
         traces = Traces.take(store, doc_ids, self.analyzer)
-        forget_documents(store, doc_ids, settings=self._settings(), encoder=self.encoder, analyzer=self.analyzer)
+        forget_documents(
+            store,
+            doc_ids,
+            settings=self._settings(),
+            encoder=self.encoder,
+            analyzer=self.analyzer,
+            failed=failed,
+        )
         if compacted:
             self.compact(report)
-        return doc_ids, traces.look(store, self.parts.retriever, self.parts.lexical)
+        return traces.look(store, self.parts.retriever, self.parts.lexical)
 
     def embed(self, texts: Sequence[str], *, pooling: str, tokens: bool) -> list[NDArray[np.float32]]:
         """Vectors of texts as passages: (dim,) each, or with `tokens` (tokens, dim) each, in order."""
@@ -472,6 +510,10 @@ class Pipeline:
     def reader_model(self) -> dict[str, str]:
         """What answers: the reader and its model."""
         return {"name": self.choice.reader, "model": self._backend.model if self._backend else "none"}
+
+    def document(self, doc_id: str) -> Document | None:
+        """One document with its whole text, or None."""
+        return self._open_store().document(doc_id)
 
     def close(self) -> None:
         """Close the index."""
@@ -521,11 +563,12 @@ class Pipeline:
         )
 
     def _open_store(self) -> Store:
-        if self._store is None:
-            from retrieval.store import Store
+        with self._opening:
+            if self._store is None:
+                from retrieval.store import Store
 
-            self._store = Store.open(self._config.index)
-        return self._store
+                self._store = Store.open(self._config.index)
+            return self._store
 
     @cached_property
     def analyzer(self) -> Analyzer:

@@ -18,7 +18,7 @@ from ingest.discover import Discovery, discover
 from ingest.files import Files, document_id
 from ingest.indexer import Indexer, Settings, Tally, batches, is_folder
 from ingest.isolate import ParsingPool
-from ingest.records import IngestReport, Progress, Report
+from ingest.records import IngestReport, Place, Progress, Report
 from retrieval.analyze import Analyzer
 from retrieval.dense import is_usable
 from retrieval.encoder import Encoder
@@ -55,7 +55,8 @@ def ingest(
     exists = Store.exists(folder)
     rebuild = rebuild and exists
     if rebuild:
-        paths = [*paths, *_ingested_before(folder)]
+        with Store.open(folder) as store:
+            paths = [*paths, *ingested_before(store)]
     report(Progress("looking for files", 0, None, "files"))
     discovery = discover(paths, max_file_bytes=settings.max_file_bytes)
     tally = Tally(failures=list(discovery.failures))
@@ -178,25 +179,33 @@ def _check(found: IndexManifest, settings: Settings) -> None:
 
 
 def forget_documents(
-    store: Store, doc_ids: Sequence[str], *, settings: Settings, encoder: Encoder, analyzer: Analyzer | None = None
+    store: Store,
+    doc_ids: Sequence[str],
+    *,
+    settings: Settings,
+    encoder: Encoder,
+    analyzer: Analyzer | None = None,
+    failed: Sequence[Place] = (),
 ) -> None:
-    """Remove documents from the index and from its word statistics."""
+    """Remove documents from the index and from its word statistics, and what is said of files that `failed`."""
     analyzer = analyzer or Analyzer()
     with store.writer(wait_seconds=settings.wait_seconds, analyzer=analyzer) as writer:
         check_encoder(writer.manifest, settings)
         settings = replace(settings, chunking=writer.manifest.chunking)
         indexer = Indexer(store, writer, settings, lambda: encoder, analyzer, tally=Tally())
-        indexer.publish(removed=doc_ids)
+        indexer.publish(removed=doc_ids, sources=failed)
 
 
-def _ingested_before(folder: Path) -> list[Path]:
+def ingested_before(store: Store) -> list[Path]:
     """The folders that were ingested whole, and the files of others that were named one by one."""
-    with Store.open(folder) as store:
-        roots = store.roots()
-        alone = [
-            Path(row.root, row.source) for row in store.documents() if is_folder(row.root) and row.root not in roots
-        ]
-    return [*map(Path, roots), *alone]
+    roots = store.roots()
+    rows = [row for row in store.documents() if is_folder(row.root) and row.root not in roots]
+    return [*map(Path, roots), *sorted({_file_of(Path(row.root, row.source)) for row in rows})]
+
+
+def _file_of(place: Path) -> Path:
+    """The file that a document is, or is inside of."""
+    return next((each for each in (place, *place.parents) if each.is_file()), place)
 
 
 def _described(encoder: EncoderSpec) -> str:

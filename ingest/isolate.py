@@ -26,7 +26,7 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -84,11 +84,14 @@ class ParsingPool:
     """Workers that parse files. The first starts when there is a file to parse; none is left after `with`.
 
     `parse` is the dotted name of a function (path, bytes) -> Parsed, or -> iterable of Result where a file can hold
-    several documents. Only workers import it. `path` is a mere name: there need be no such file.
+    several documents. Only workers import it. `path` is a mere name: there need be no such file. `readable` are folders
+    that it may read beside those of modules.
     """
 
-    def __init__(self, *, workers: int, limits: Limits, parse: str = "ingest.parse.parse_all") -> None:
-        self._limits, self._parse = limits, parse
+    def __init__(
+        self, *, workers: int, limits: Limits, parse: str = "ingest.parse.parse_all", readable: Sequence[str] = ()
+    ) -> None:
+        self._limits, self._parse, self._readable = limits, parse, readable
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="parsing")  # one waits for each worker
         self._lock = Lock()
         self._workers: list[_Worker] = []
@@ -162,7 +165,7 @@ class ParsingPool:
                 raise RuntimeError("the parsing pool is closed; parse inside its `with`")
             if self._idle:
                 return self._idle.pop()
-            worker = _Worker(self._parse, self._limits)
+            worker = _Worker(self._parse, self._limits, self._readable)
             self._workers.append(worker)
             if self._watchdog.ident is None:
                 self._watchdog.start()
@@ -247,12 +250,13 @@ def _read(stream: IO[bytes], size: int) -> bytes:
 class _Worker:
     """A process that parses one file after the other. Used by one thread at a time; any may kill it."""
 
-    def __init__(self, parse: str, limits: Limits) -> None:
+    def __init__(self, parse: str, limits: Limits, readable: Sequence[str] = ()) -> None:
         self._limits = limits
         self._is_ready = self._was_late = self._was_last = False
         self._seconds_left = math.inf
         self._ending = RLock()
-        settings = json.dumps({"parse": parse, "parent": os.getpid(), "limits": asdict(limits)})
+        asked = {"parse": parse, "parent": os.getpid(), "limits": asdict(limits), "readable": [*readable]}
+        settings = json.dumps(asked)
         # Modules are found where this process finds them. The environment stays behind: it holds keys. In a session of
         # its own, Ctrl-C does not reach the worker: when to end is for the parent to say.
         path = [str(Path(entry).absolute()) for entry in (*sys.path, str(Path(__file__).parents[1]))]
@@ -442,13 +446,13 @@ def serve(settings: str) -> NoReturn:
     nowhere = os.open(os.devnull, os.O_RDWR)
     os.dup2(nowhere, 0)
     os.dup2(nowhere, 1)  # what a library prints must not land among the answers
-    _die_with(asked["parent"])
+    die_with(asked["parent"])
     _limit_resources(limits)
     module, _, function = asked["parse"].rpartition(".")
     parse = getattr(import_module(module), function)
     sys.addaudithook(_forbid)
     statm = os.open(_STATM, os.O_RDONLY) if Path(_STATM).exists() else None
-    granted = sandbox.confine([*sys.path, *sandbox.LIBRARIES])
+    granted = sandbox.confine([*sys.path, *sandbox.LIBRARIES, *asked["readable"]])
     _send(answers, _header(asdict(granted)))
     os.dup2(nowhere, 2)
     with suppress(EOFError):
@@ -548,7 +552,7 @@ def _limit_processor_time(seconds: float) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (soft if hard == resource.RLIM_INFINITY else min(soft, hard), hard))
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
     """Have the kernel end this process when its parent ends, however that ends."""
     if sys.platform == "linux":
         import ctypes

@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "eval": {"retrieval", "reader", "prompts"},
     "app": {"eval", "ingest", "prompts", "reader", "retrieval"},
 }
-LIGHT_SIBLINGS = {"retrieval.records", "retrieval.errors", "reader.records", "ingest.records"}
+LIGHT_SIBLINGS = {"eval.errors", "retrieval.records", "retrieval.errors", "reader.records", "ingest.records"}
 
 HEAVY = {
     "accelerate", "anyio", "bitsandbytes", "docutils", "docx", "faiss", "fastapi", "hqq", "httpx",

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from contextlib import closing
+from contextlib import closing, contextmanager
 from ctypes import byref, c_double, c_float, c_ushort
-from itertools import pairwise, product
+from itertools import chain, combinations, groupby, pairwise, product
 from statistics import median
 from threading import Lock
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,9 +25,9 @@ from retrieval.errors import ParseError
 from retrieval.records import Span
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from pypdfium2 import PdfDocument
+    from pypdfium2 import PdfDocument, PdfPage
 
 MAX_PAGES = 20_000
 MAX_PAGE_CHARS = 5_000_000
@@ -39,10 +39,12 @@ EDGE_LINES = 3  # of each edge
 MAX_RUNNING_CHARS = 120  # of one of them
 MIN_REPEATS = 3  # pages on which a line is a running one
 PARAGRAPH_GAP = 1.35  # times the usual distance of lines
+FAR = 2.0  # times the size of the largest character: what is further from the one before is marked by itself
 
-_Box = tuple[float, float, float, float]  # left, bottom, right, top
+Box = tuple[float, float, float, float]
+"""Left, bottom, right, top, in points as the file counts them: y upwards, the page not turned."""
 
-_LOCK = Lock()
+LOCK = Lock()
 _NOISE = re.compile("[\x00-\x08\x0b-\x1f\x7f\ufffe\uffff]")
 _SENTENCE_ENDS = (".", "!", "?", ":", "。", "！", "？", "：")
 _STREAM = re.compile(rb"(?<!end)stream\r?\n")
@@ -59,7 +61,10 @@ _DATE = re.compile(r"D:(\d{4})(\d{2})?(\d{2})?")
 
 
 class _Line(NamedTuple):
-    """A line as the file draws it, with its box in points, y upwards; `way` in degrees: 90 reads up, 270 down."""
+    """A line as the file draws it, with its box in points, y upwards; `way` in degrees: 90 reads up, 270 down.
+
+    `begin` is PDFium's index of its first character; -1 where it was typed onto the page.
+    """
 
     text: str
     left: float
@@ -68,6 +73,7 @@ class _Line(NamedTuple):
     top: float
     base: float
     way: int = 0
+    begin: int = -1
 
     def overlaps(self, other: _Line) -> bool:
         """Whether both share a good part of their columns."""
@@ -85,7 +91,7 @@ class _Page(NamedTuple):
     lines: list[_Line]
     low: float
     high: float
-    typed: str = ""  # onto the page, or into its form
+    typed: Sequence[_Line] = ()  # onto the page, or into its form
 
 
 def parse(data: bytes, suffix: str) -> Parsed:  # noqa: ARG001  (every parser has the same door)
@@ -94,7 +100,7 @@ def parse(data: bytes, suffix: str) -> Parsed:  # noqa: ARG001  (every parser ha
     Also, where there are any: `pages_failed` (numbers from 1), `repeated_lines` (running heads and feet that were
     dropped), `characters_off_page` and `comments_left_out`.
     """
-    with _LOCK, closing(_open(data)) as document:
+    with LOCK, closing(open_pdf(data)) as document:
         count = len(document)
         if count > MAX_PAGES:
             raise ParseError(f"{count} pages, more than the {MAX_PAGES} allowed", advice="split the PDF")
@@ -105,7 +111,7 @@ def parse(data: bytes, suffix: str) -> Parsed:  # noqa: ARG001  (every parser ha
     if len(reader.failed) == count:
         raise ParseError(f"none of its {count} pages can be read", advice=_SAVE_AGAIN)
     repeated = _repeated(pages)
-    texts = ["\n\n".join(filter(None, (_text(page, repeated.get(n, ())), page.typed))) for n, page in enumerate(pages)]
+    texts = ["".join(text for text, _ in _pieces(page, repeated.get(n, ()))) for n, page in enumerate(pages)]
     joined = _joiner(texts)
     builder = TextBuilder()
     spans = []
@@ -132,7 +138,8 @@ def parse(data: bytes, suffix: str) -> Parsed:  # noqa: ARG001  (every parser ha
 _SAVE_AGAIN = "the file seems damaged: open it in a PDF viewer and print or save it as a new PDF"
 
 
-def _open(data: bytes) -> PdfDocument:
+def open_pdf(data: bytes) -> PdfDocument:
+    """The caller holds LOCK and closes it. Raises ParseError when it is none, damaged or encrypted."""
     from pypdfium2 import PdfDocument, PdfiumError
 
     if b"%PDF-" not in data[:1024]:
@@ -178,7 +185,7 @@ class _Reader:
             with closing(document[number - 1]) as page, closing(page.get_textpage()) as textpage:
                 shown = page.get_bbox()
                 lines = [*self._lines(textpage, shown)]
-                typed = "\n".join(self._typed(page))
+                typed = [*self._typed(page)]
                 # What counts is how the text runs, not how the page is shown: a table may lie on its side.
                 way = Counter(line.way for line in lines).most_common(1)[0][0] if lines else 0
                 turn = 180 if page.get_rotation() == 180 and not way else way
@@ -189,7 +196,7 @@ class _Reader:
         edge = EDGE * (high - low)
         return _Page(_in_reading_order([_upright(line, turn) for line in lines]), low + edge, high - edge, typed)
 
-    def _lines(self, textpage: Any, shown: _Box) -> Iterator[_Line]:
+    def _lines(self, textpage: Any, shown: Box) -> Iterator[_Line]:
         """The lines in the order of the file, without the characters that lie off the part of the page shown."""
         from pypdfium2.raw import FPDFText_GetUnicode
 
@@ -206,18 +213,20 @@ class _Reader:
             if inked:
                 text = "".join(chr(code) if code < 0x110000 else "\ufffd" for code in codes[first:end])
                 text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")  # it gives pairs singly
-                yield _boxed(textpage, text.strip(), inked[0], inked[-1])
+                begin = first + len(text) - len(text.lstrip())
+                yield _boxed(textpage, text.strip(), inked[0], inked[-1])._replace(begin=begin)
 
-    def _typed(self, page: Any) -> Iterator[str]:
+    def _typed(self, page: Any) -> Iterator[_Line]:
         """Values of form fields behind their names, and text that was typed onto the page; not what nobody sees."""
         from pypdfium2.raw import FPDFPage_CloseAnnot, FPDFPage_GetAnnot, FPDFPage_GetAnnotCount
 
         for index in range(min(FPDFPage_GetAnnotCount(page), MAX_ANNOTATIONS)):
             if annotation := FPDFPage_GetAnnot(page, index):
                 text = self._annotated(annotation)
+                box = _box_of(annotation)
                 FPDFPage_CloseAnnot(annotation)
                 self._count(len(text))
-                yield from [text] if text else []
+                yield from [_Line(text, *box, box[1])] if text else []
 
     def _annotated(self, annotation: Any) -> str:
         from pypdfium2.raw import FPDFAnnot_GetFlags, FPDFAnnot_GetSubtype
@@ -262,7 +271,15 @@ def _number_in(annotation: Any, key: bytes) -> int:
     return int(value.value) if is_there and abs(value.value) < 2**31 else 0
 
 
-def _is_inside(box: _Box, shown: _Box) -> bool:
+def _box_of(annotation: Any) -> Box:
+    from pypdfium2.raw import FS_RECTF, FPDFAnnot_GetRect
+
+    box = FS_RECTF()
+    FPDFAnnot_GetRect(annotation, byref(box))
+    return min(box.left, box.right), min(box.bottom, box.top), max(box.left, box.right), max(box.bottom, box.top)
+
+
+def _is_inside(box: Box, shown: Box) -> bool:
     return box[0] < shown[2] and box[2] > shown[0] and box[1] < shown[3] and box[3] > shown[1]
 
 
@@ -291,10 +308,10 @@ def _upright(line: _Line, turn: int) -> _Line:
     """The line on a page that was turned until most of its text reads from left to right."""
     left, bottom, right, top = _turned((line.left, line.bottom, line.right, line.top), turn)
     base = {90: -line.base, 180: -line.base}.get(turn, line.base) if line.way in {turn, turn % 180} else bottom
-    return _Line(line.text, left, bottom, right, top, base, (line.way - turn) % 180)
+    return _Line(line.text, left, bottom, right, top, base, (line.way - turn) % 180, line.begin)
 
 
-def _turned(box: _Box, turn: int) -> _Box:
+def _turned(box: Box, turn: int) -> Box:
     """A box on a page that is turned clockwise by so many degrees."""
     left, bottom, right, top = box
     if turn == 90:
@@ -325,7 +342,7 @@ def _in_reading_order(lines: list[_Line]) -> list[_Line]:
     return ordered
 
 
-def _around(run: list[_Line]) -> _Box:
+def _around(run: list[_Line]) -> Box:
     return (
         min(line.left for line in run), min(line.bottom for line in run),
         max(line.right for line in run), max(line.top for line in run),
@@ -373,16 +390,19 @@ def _readings(text: str, page: int) -> Iterator[tuple[object, ...]]:
 # ---- lines into text -------------------------------------------------------------------------------------------------
 
 
-def _text(page: _Page, repeated: Iterable[int]) -> str:
-    """The lines of a page, with a blank line where a paragraph ends."""
+def _pieces(page: _Page, repeated: Iterable[int]) -> Iterator[tuple[str, _Line | None]]:
+    """The text of a page: lines, and what stands between them, such as a blank line where a paragraph ends."""
     dropped = set(repeated)
     lines = [line for position, line in enumerate(page.lines) if position not in dropped]
     steps = [above.base - below.base for above, below in pairwise(lines) if above.is_above(below)]
     usual = median(steps) if steps else 0
-    pieces = [line.text for line in lines[:1]]
+    yield from ((line.text, line) for line in lines[:1])
     for above, below in pairwise(lines):
-        pieces += [_between(above, below, usual), below.text]
-    return "".join(pieces)
+        yield _between(above, below, usual), None
+        yield below.text, below
+    for number, line in enumerate(page.typed):
+        yield "\n" if number else "\n\n" if lines else "", None
+        yield line.text, line
 
 
 def _between(above: _Line, below: _Line, usual: float) -> str:
@@ -420,3 +440,111 @@ def _joiner(texts: list[str]) -> Callable[[str], str]:
 
 def _cleaned(text: str) -> str:
     return no_surrogates(_NOISE.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))).strip()
+
+
+# ---- where a text stands ---------------------------------------------------------------------------------------------
+
+
+def boxes(document: PdfDocument, number: int, text: str, start: int, end: int) -> list[Box]:
+    """The places of text[start:end] on a page, a box or more for each line; `text` is the page's, as `parse` gave it.
+
+    Raises ParseError when the page reads otherwise.
+    """
+    page = _Reader().page(document, number)
+    edges = sorted(_edge_lines(page))  # those that other pages have were dropped, and these are not looked at
+    tries = chain.from_iterable(combinations(edges, count) for count in range(len(edges) + 1))
+    found = (_aligned(_pieces(page, dropped), text) for dropped in tries)
+    places = next((each for each in found if each is not None), None)
+    if places is None:
+        raise ParseError(
+            f"page {number} does not read as it did when it was ingested", advice="ingest again: rag ingest --rebuild"
+        )
+    chosen = groupby(filter(None, places[start:end]), key=lambda place: place[0])
+    with opened_page(document, number) as shown, closing(shown.get_textpage()) as textpage:
+        return [box for line, each in chosen for box in _parts(textpage, line, [offset for _, offset in each])]
+
+
+@contextmanager
+def opened_page(document: PdfDocument, number: int) -> Iterator[PdfPage]:
+    """A page, counted from 1. Raises ParseError where there is none, or none that can be read."""
+    from pypdfium2 import PdfiumError
+
+    if number > len(document):
+        raise ParseError(f"there is no page {number}, it has {len(document)}", advice="ingest it again")
+    try:
+        with closing(document[number - 1]) as page:
+            yield page
+    except PdfiumError as error:
+        raise ParseError(f"page {number} cannot be read: {said(error)}", advice=_SAVE_AGAIN) from error
+
+
+_Place = tuple[_Line, int] | None
+"""A line and the offset of a character in it; None for what stands between lines."""
+
+
+def _aligned(pieces: Iterable[tuple[str, _Line | None]], text: str) -> list[_Place] | None:
+    """Where each character of a page's text comes from; None where these are not its pieces.
+
+    What `parse` does to them leaves out characters (cuts of words, noise) and turns a few into others.
+    """
+    places: list[_Place] = []
+    for piece, line in pieces:
+        at = len(places)
+        if text.startswith(piece, at):
+            places += ((line, offset) if line else None for offset in range(len(piece)))
+            continue
+        for offset, character in enumerate(piece):
+            if text.startswith(_KEPT_AS.get(character, character), len(places)):
+                places.append((line, offset) if line else None)
+            elif not (character.isspace() or character in "\x02\u00ad" or _NOISE.match(character)):
+                return None
+    return places if len(places) == len(text) else None
+
+
+_KEPT_AS = {"\r": "\n", chr(_HYPHEN): "-"}
+
+
+def _parts(textpage: Any, line: _Line, offsets: list[int]) -> Iterator[Box]:
+    """The boxes of some characters of a line; none where they are blank. What was typed has one for all."""
+    if line.begin < 0:
+        yield line.left, line.bottom, line.right, line.top
+        return
+    indices = _indices(textpage, line)
+    inked = [textpage.get_charbox(indices[offset]) for offset in offsets if ord(line.text[offset]) not in _BLANKS]
+    inked = [box for box in inked if max(_sides(box)) > 0]
+    if not inked:
+        return
+    far = FAR * max(max(_sides(box)) for box in inked)
+    around = last = inked[0]
+    for box in inked[1:]:
+        wider = _union((around, box))
+        if _distance(last, box) > far or min(_sides(wider)) > far:  # a line may have gaps, turn a corner or lean
+            yield around
+            wider = box
+        around, last = wider, box
+    yield around
+
+
+def _sides(box: Box) -> tuple[float, float]:
+    return box[2] - box[0], box[3] - box[1]
+
+
+def _distance(one: Box, other: Box) -> float:
+    """Between two boxes, along the axis on which it is larger; negative where they overlap on both."""
+    return max(max(one[axis], other[axis]) - min(one[axis + 2], other[axis + 2]) for axis in (0, 1))
+
+
+def _indices(textpage: Any, line: _Line) -> list[int]:
+    """PDFium's index of each character of a line; it counts two for a rare one."""
+    from pypdfium2.raw import FPDFText_GetUnicode
+
+    found, index = [], line.begin
+    for character in line.text:
+        found.append(index)
+        index += 2 if ord(character) > 0xFFFF and FPDFText_GetUnicode(textpage, index) <= 0xFFFF else 1
+    return found
+
+
+def _union(boxes: Iterable[Box]) -> Box:
+    lefts, bottoms, rights, tops = zip(*boxes, strict=True)
+    return min(lefts), min(bottoms), max(rights), max(tops)
