@@ -81,8 +81,8 @@ class Conversation:
 
     @property
     def turns(self) -> list[Turn]:
-        """What a reader is told of it. Markers are left out: they would point at the passages of another prompt."""
-        return [Turn(each.question, _MARKER.sub("", each.answer)) for each in self.exchanges]
+        """What a reader is told of it."""
+        return [Turn(each.question, without_markers(each.answer)) for each in self.exchanges]
 
     def add(self, exchange: Exchange) -> None:
         """Add an exchange and save. Raises RagError where another process has added to the file meanwhile."""
@@ -123,6 +123,11 @@ class Conversation:
         sources = tuple(Source(each.marker, each.source, each.line, each.page, each.quote) for each in answer.citations)
         self.add(Exchange(asked, question, answer.text, answer.abstained, sources))
         return answer
+
+
+def without_markers(answer: str) -> str:
+    """An answer without its [n]: they point at the passages of its own prompt, not at those of the next one."""
+    return _MARKER.sub("", answer)
 
 
 def new_name() -> str:

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing
 from typing import Any, TypeVar
 
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -22,6 +23,7 @@ from retrieval.errors import (
     IndexCorruptError,
     IndexMismatchError,
     IndexMissingError,
+    IngestError,
     MissingPackageError,
     ModelError,
     ParseError,
@@ -51,9 +53,49 @@ _STATUS: tuple[tuple[type[RagError], int, str], ...] = (
     (ModelError, 502, "model"),
     (MissingPackageError, 501, "not-installed"),
     (IndexCorruptError, 500, "index-damaged"),
+    (IngestError, 503, "no-worker"),
     (RagError, 400, "failed"),
 )
 """The first kind that fits; the client can do something about all of 4xx."""
+
+
+class ProblemDetail(BaseModel):
+    """What went wrong, for people (`message`) and for programs (`code`)."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+    request_id: str
+
+
+class Problem(BaseModel):
+    """What every answer is that is an error, in the form that OpenAI's clients read."""
+
+    error: ProblemDetail
+
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Problem, "description": description}
+    for status, description in {
+        400: "The request cannot be read or done",
+        401: "Without the token",
+        403: "From another page",
+        404: "There is none",
+        408: "The body came too slowly",
+        409: "There is no index, or it is busy or has changed",
+        413: "The body is too long",
+        422: "Not as described here",
+        429: "No place to wait in; see Retry-After",
+        500: "The server failed",
+        501: "A package is not installed",
+        502: "The language model failed",
+        504: "Given up after its time",
+    }.items()
+}
+"""For OpenAPI: what any route may answer beside its own."""
+EVENTS: dict[int | str, dict[str, Any]] = {200: {"content": {"application/json": {}, "text/event-stream": {}}}}
+"""For OpenAPI: of a route that answers at once or as it comes."""
 
 
 def json_response(
@@ -77,7 +119,7 @@ def problem_record(status: int, code: str, message: str, request_id: str) -> dic
 
 
 def status_of(error: RagError) -> tuple[int, str]:
-    """HTTP status and code of one of our"""
+    """HTTP status and code of one of our errors."""
     return next((status, code) for kind, status, code in _STATUS if isinstance(error, kind))
 
 

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request, Response
 
 from app.cli.wire import answer_record, search_record
 from app.server.answers import (
+    EVENTS,
     EventStream,
     frame,
     json_response,
@@ -28,12 +29,12 @@ def router(server: Server) -> APIRouter:
     """`POST /api/ask` and `POST /api/search`."""
     routes = APIRouter(prefix="/api", tags=["questions"])
 
-    @routes.post("/ask")
+    @routes.post("/ask", responses=EVENTS)
     async def ask(body: AskBody, request: Request) -> Response:
         """Answer with citations, or abstain. With `stream` as events: understood, written, answered, or failed."""
         asked = body.asked()
         if body.stream:
-            events = await prompt_start(server.engine.ask_stream(asked))
+            events = await unless_gone(request, prompt_start(server.engine.ask_stream(asked)))
             return EventStream(
                 _frames(server, events, explain=body.explain),
                 describe=lambda error: failure_frame(error, request_id_of(request)),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from app.chat import without_markers
 from app.server.engine import Asked
 from reader.records import Turn
 from retrieval.errors import EmptyTextError
@@ -69,7 +70,7 @@ class AskBody(SearchBody):
 
     def asked(self) -> Asked:
         """Checked as the command line checks it. Raises ConfigError, EmptyTextError."""
-        turns = tuple(Turn(turn.question, turn.answer) for turn in self.history)
+        turns = tuple(Turn(turn.question, without_markers(turn.answer)) for turn in self.history)
         return Asked(require_visible(self.question), self.top_k, _filter(self.filter), turns, self.reader)
 
 
