@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from app.cli import ask, bench, chat, delete, doctor, embed, evaluate, index, ingest, models, search, serve
+from app.cli import ask, bench, chat, delete, doctor, embed, evaluate, index, ingest, mcp, models, search, serve
 from app.cli.common import RagGroup, Session
 
 app = typer.Typer(
@@ -46,6 +46,7 @@ app.add_typer(index.app, name="index")
 app.add_typer(models.app, name="models")
 app.command()(delete.delete)
 app.command()(serve.serve)
+app.command()(mcp.mcp)
 app.command()(embed.embed)
 app.add_typer(evaluate.app, name="eval")
 app.add_typer(bench.app, name="bench")

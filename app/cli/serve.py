@@ -22,12 +22,12 @@ from retrieval.errors import MissingPackageError, RagError
 
 if TYPE_CHECKING:
     import socket
+    from collections.abc import Callable
 
     from app.config import Config
     from app.server.access import Token
+    from app.server.guard import App
 
-HEADER_BYTES = 32_768
-"""Of one request's line and headers."""
 CONNECTIONS = 2_000
 """Open at once; a browser has a handful."""
 IDLE_SECONDS = 65
@@ -63,31 +63,51 @@ def serve(
     try:
         import fastapi  # noqa: F401
         import prometheus_client  # noqa: F401
-        import uvicorn
+        import uvicorn  # noqa: F401
     except ImportError as error:
         raise MissingPackageError(
             f"{error.name} is not installed; run: make setup, or pip install 'cited-rag[server]'"
         ) from error
     from app.server.app import make_application
 
-    listening = _listen(settings)
     application = make_application(
         settings, token=token.value, open_pipeline=session.open_pipeline, flags=flags, folder=session.cwd
     )
     note(str(application.server.engine.pipeline.choice))
-    _announce(settings, token, listening.getsockname()[1])
-    uvicorn.Server(
+    run_server(application.app, settings, token, stopping=application.server.library.stop)
+
+
+def run_server(
+    app: App, config: Config, token: Token, *, path: str = "/", stopping: Callable[[], None] = lambda: None
+) -> None:
+    """Listen, say where (`path` is what people need of it), and serve until interrupted. Raises RagError.
+
+    stopping: ends what would keep connections open, before these are waited for.
+    """
+    import uvicorn
+
+    from app.server.heads import bounded_protocol
+
+    class Stopping(uvicorn.Server):
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            stopping()
+            await super().shutdown(sockets)
+
+    listening = _listen(config)
+    _announce(config, token, listening.getsockname()[1], path)
+    Stopping(
         uvicorn.Config(
-            application.app,
-            log_config=_LOGGING,
+            app,
+            log_config=LOGGING,
             access_log=False,
             server_header=False,
             proxy_headers=False,
             lifespan="on",
-            h11_max_incomplete_event_size=HEADER_BYTES,
+            http=bounded_protocol(),
+            ws="none",
             limit_concurrency=CONNECTIONS,
             timeout_keep_alive=IDLE_SECONDS,
-            timeout_graceful_shutdown=int(settings.request_seconds),
+            timeout_graceful_shutdown=int(config.request_seconds),
         )
     ).run(sockets=[listening])
 
@@ -106,10 +126,10 @@ def _listen(config: Config) -> socket.socket:
         ) from error
 
 
-def _announce(config: Config, token: Token, port: int) -> None:
+def _announce(config: Config, token: Token, port: int, path: str) -> None:
     """Where to look, and the token where nobody has seen it yet."""
     shown = f"[{config.host}]" if ":" in config.host else config.host
-    stderr().print(f"http://{shown}:{port}/", style="bold cyan", soft_wrap=True)
+    stderr().print(f"http://{shown}:{port}{path}", style="bold cyan", soft_wrap=True)
     if token.is_new:
         stderr().print(f"token: {token.value}", soft_wrap=True)
         note(f"it is needed to come in, and kept in {token.origin}; rag serve --show-token prints it again")
@@ -117,13 +137,14 @@ def _announce(config: Config, token: Token, port: int) -> None:
         note(f"the token is in {token.origin}; rag serve --show-token prints it")
 
 
-_LOGGING = {
+LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"plain": {"format": "%(asctime)s %(levelname)s %(message)s"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "plain"}},
     "loggers": {
         "rag": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
+        "mcp": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
         "uvicorn": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
     },
 }

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qs
+from urllib.parse import parse_qsl
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, RedirectResponse
 
-from app.server import documents, questions
+from app.server import corpus, documents, openai_api, questions, runs, sources
 from app.server.access import Gate
-from app.server.answers import ClientGoneError, json_response, problem, problem_of, request_id_of
+from app.server.answers import PROBLEMS, ClientGoneError, json_response, problem, problem_of, request_id_of
 from app.server.counters import Counters
 from app.server.engine import Engine
 from app.server.guard import App, Guard
@@ -26,13 +26,15 @@ from app.server.library import Library
 from app.server.page import page_routes
 from app.server.signin import sign_in_page
 from app.server.state import Server
+from app.server.tools import tools_over_http
 from retrieval.errors import RagError
 
 if TYPE_CHECKING:
     from app.config import Config
     from app.pipeline import Pipeline
 
-MAX_TOKEN_CHARS = 4096
+MAX_FORM_BYTES = 16_384
+"""Of the form that brings the token; what is longer cannot hold it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ def make_application(
     engine = Engine(config, open_pipeline(config))
     for lane in engine.lanes.values():
         counters.watch(lane)
-    library = Library(config, flags=dict(flags or {}), folder=folder or Path.cwd())
+    library = Library(config, engine, flags=dict(flags or {}), folder=folder or Path.cwd())
     server = Server(
         config=config,
         engine=engine,
@@ -83,12 +85,15 @@ def make_application(
 
 
 def _api(server: Server) -> FastAPI:
+    tools_route, tools = tools_over_http(server.engine, server.counters, host=server.config.host)
+
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncGenerator[None]:
         await server.engine.start()
         await server.library.start()
         try:
-            yield
+            async with tools.run():
+                yield
         finally:
             await server.library.close()
             server.engine.close()
@@ -101,12 +106,14 @@ def _api(server: Server) -> FastAPI:
         docs_url=None,  # its page would load scripts from elsewhere
         redoc_url=None,
         openapi_url="/openapi.json",
+        responses=PROBLEMS,
     )
     for add in (_upkeep, _signing_in):
         add(api, server)
-    for part in (questions, documents):
+    for part in (questions, sources, documents, runs, corpus, openai_api):
         api.include_router(part.router(server))
     page_routes(api)
+    api.router.routes.append(tools_route)
     _handlers(api, server)
     return api
 
@@ -125,7 +132,7 @@ def _upkeep(api: FastAPI, server: Server) -> None:
         record = {"status": "ready" if is_ready else "not ready", "problem": engine.problem}
         return json_response(record, status=200 if is_ready else 503)
 
-    @api.get("/metrics", tags=["upkeep"])
+    @api.get("/metrics", tags=["upkeep"], response_class=PlainTextResponse)
     async def metrics() -> Response:
         """Counters for Prometheus."""
         return PlainTextResponse(server.counters.text(), media_type="text/plain; version=0.0.4")
@@ -144,9 +151,9 @@ def _signing_in(api: FastAPI, server: Server) -> None:
     @api.post("/signin", include_in_schema=False)
     async def sign_in(request: Request) -> Response:
         """Take the token from the form, and give a cookie for it."""
-        form = parse_qs((await request.body()).decode("utf-8", "replace"), max_num_fields=8)
-        token = form.get("token", [""])[0].strip()
-        if len(token) > MAX_TOKEN_CHARS or not server.gate.opens_for(token):
+        sent = (await request.body())[:MAX_FORM_BYTES]
+        token = dict(parse_qsl(sent.decode("utf-8", "replace"))).get("token", "").strip()
+        if not server.gate.opens_for(token):
             return sign_in_page(401, refused=True)
         value, seconds = server.gate.new_cookie()
         answer = RedirectResponse("/", status_code=303)
@@ -176,7 +183,7 @@ def _handlers(api: FastAPI, server: Server) -> None:
 
     @api.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> Response:
-        code = {404: "not-found", 405: "method"}.get(error.status_code, "refused")
+        code = {404: "not-found", 405: "method", 408: "body", 413: "body"}.get(error.status_code, "refused")
         headers = dict(error.headers or {})
         return problem(error.status_code, code, str(error.detail), request_id_of(request), headers=headers)
 

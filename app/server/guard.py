@@ -10,9 +10,11 @@ import logging
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import urlsplit
+
+from starlette.exceptions import HTTPException
+from starlette.requests import cookie_parser
 
 from app.server.access import Gate
 from app.server.answers import problem
@@ -28,7 +30,8 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 OPEN_PATHS = frozenset({"/healthz", "/signin"})
 MAX_BODY_BYTES = 1_000_000
 BODY_SECONDS = 30.0
-"""How long the next piece of a body may take to come."""
+LEAST_BYTES_PER_SECOND = 10_000
+"""A body may be waited for so long, and a second more for each so many bytes of it that have come."""
 
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 _POLICY = (
@@ -54,11 +57,19 @@ class Guard:
     """Wraps an application: nobody gets past it without the token but to OPEN_PATHS."""
 
     def __init__(
-        self, app: App, *, gate: Gate, counters: Counters, cookie: str, max_upload_bytes: int, uploads: frozenset[str]
+        self,
+        app: App,
+        *,
+        gate: Gate,
+        counters: Counters,
+        cookie: str,
+        max_upload_bytes: int,
+        uploads: frozenset[str],
+        body_seconds: float = BODY_SECONDS,
     ) -> None:
         """uploads: "METHOD path" of the routes that take files, whose bodies may be larger."""
         self._app, self._gate, self._counters, self._cookie = app, gate, counters, cookie
-        self._max_upload_bytes, self._uploads = max_upload_bytes, uploads
+        self._max_upload_bytes, self._uploads, self._body_seconds = max_upload_bytes, uploads, body_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request; websockets are refused."""
@@ -88,7 +99,7 @@ class Guard:
             raise
         except Exception as error:
             # Messages may hold what a document says: the log gets the kind of error and where it came from.
-            log.exception("request %s failed: %s", request_id, type(error).__name__, exc_info=_places(error))
+            log.exception("request %s failed: %s", request_id, type(error).__name__, exc_info=places(error))
             if not status:
                 await problem(500, "internal", "the server failed; its log has more under this request id", request_id)(
                     scope, receive, sending
@@ -114,11 +125,13 @@ class Guard:
                 scope, receive, send
             )
             return
-        body = _Body(receive, limit)
+        body = _Body(receive, limit, self._body_seconds)
         try:
             await self._app(scope, body.receive, send)
         except BodyError as error:
-            await problem(error.status, "body", str(error), request_id)(scope, receive, send)
+            await problem(error.status_code, "body", error.detail, request_id, headers=error.headers)(
+                scope, receive, send
+            )
 
     def _refusal(self, scope: Scope, headers: Mapping[str, str]) -> tuple[int, str] | None:
         """Status and reason where a request may not come in."""
@@ -126,7 +139,8 @@ class Guard:
         if token:
             good = kind.lower() == "bearer" and self._gate.opens_for(token.strip())
             return None if good else (401, "this is not the token; rag serve --show-token prints it")
-        if not self._gate.knows(_cookie(headers.get("cookie", ""), self._cookie)):
+        # Programs on other ports of this machine set cookies too, and not all of them are well formed.
+        if not self._gate.knows(cookie_parser(headers.get("cookie", "")).get(self._cookie, "")):
             return 401, "a token is needed: Authorization: Bearer TOKEN; rag serve --show-token prints it"
         # A browser sends the cookie for whoever asks it to: another page on this machine counts as the same site.
         if scope["method"] not in _SAFE_METHODS and not _is_own_page(headers):
@@ -138,29 +152,36 @@ class Guard:
         return self._max_upload_bytes if is_upload else MAX_BODY_BYTES
 
 
-class BodyError(Exception):
-    """A body is too long, or comes too slowly."""
+class BodyError(HTTPException):
+    """A body is too long, or comes too slowly. Any other kind of error FastAPI would take for malformed JSON.
+
+    The rest of the body is not waited for, so the connection can carry no other request.
+    """
 
     def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
+        super().__init__(status, message, headers={"connection": "close"})
 
 
 class _Body:
     """A request's body, counted and timed. Once it is whole, waiting for the client to hang up may take any time."""
 
-    def __init__(self, receive: Receive, limit: int) -> None:
-        self._receive, self._limit = receive, limit
-        self._size, self._is_whole = 0, False
+    def __init__(self, receive: Receive, limit: int, seconds: float) -> None:
+        self._receive, self._limit, self._seconds = receive, limit, seconds
+        self._size, self._waited, self._is_whole = 0, 0.0, False
 
     async def receive(self) -> Message:
         """The next message. Raises BodyError."""
         if self._is_whole:
             return await self._receive()
+        started = time.perf_counter()
+        left = self._seconds + self._size / LEAST_BYTES_PER_SECOND - self._waited
         try:
-            message = await asyncio.wait_for(self._receive(), BODY_SECONDS)
+            message = await asyncio.wait_for(self._receive(), left)
         except TimeoutError:
-            raise BodyError(408, f"no more of the body came within {BODY_SECONDS:g} s") from None
+            raise BodyError(
+                408, f"the body comes too slowly: {self._size:,} bytes were all that came in time"
+            ) from None
+        self._waited += time.perf_counter() - started
         self._size += len(message.get("body", b""))
         if self._size > self._limit:
             raise BodyError(413, f"the body is longer than {self._limit:,} bytes")
@@ -178,14 +199,6 @@ def _completed(headers: Any, request_id: str) -> list[tuple[bytes, bytes]]:
     ]
 
 
-def _cookie(header: str, name: str) -> str:
-    try:
-        found = SimpleCookie(header).get(name)
-    except CookieError:
-        return ""
-    return found.value if found else ""
-
-
 def _is_own_page(headers: Mapping[str, str]) -> bool:
     """Whether a browser says that our own page asks; one too old to say names the origin, or is refused."""
     if site := headers.get("sec-fetch-site"):
@@ -193,6 +206,6 @@ def _is_own_page(headers: Mapping[str, str]) -> bool:
     return urlsplit(headers.get("origin", "")).netloc == headers.get("host", "-")
 
 
-def _places(error: BaseException) -> tuple[type[BaseException], BaseException, Any]:
+def places(error: BaseException) -> tuple[type[BaseException], BaseException, Any]:
     """An error without its words, for the log: they may quote a document."""
     return type(error), RuntimeError("(message left out)"), error.__traceback__

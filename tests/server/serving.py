@@ -16,6 +16,7 @@ import uvicorn
 from app.config import Config
 from app.pipeline import Pipeline
 from app.server.app import Application, make_application
+from app.server.heads import bounded_protocol
 from retrieval.records import Document
 
 TOKEN = "a-token-for-tests-only-0123456789"
@@ -90,7 +91,15 @@ def serving_over(model_cache: Path, encoder: Any) -> Serve:
             folder=index.parent,
         )
         server = uvicorn.Server(
-            uvicorn.Config(application.app, port=0, log_config=None, access_log=False, lifespan="on")
+            uvicorn.Config(
+                application.app,
+                port=0,
+                log_config=None,
+                access_log=False,
+                lifespan="on",
+                http=bounded_protocol(),
+                ws="none",
+            )
         )
         thread = threading.Thread(target=server.run, daemon=True)
         ready = threading.Event()
