@@ -57,8 +57,11 @@ class _Named(_Facts):
 
 
 class _Models(_Facts):
-    encoder: _Named = _Named()
     reader: _Named = _Named()
+
+
+class _Profile(_Facts):
+    encoder: _Short | None = None
 
 
 class _Manifest(_Facts):
@@ -68,6 +71,7 @@ class _Manifest(_Facts):
     dataset: _Named
     questions: Annotated[int, Field(ge=0)]
     models: _Models = _Models()
+    profile: _Profile = _Profile()
     recorded: _Named = _Named()
 
 
@@ -195,7 +199,7 @@ def _facts(folder: Path) -> dict[str, object]:
     if record.get("format") != FORMAT:
         raise EvalError(f"{MANIFEST} has another format than {FORMAT}; another version of this program wrote it")
     facts = _checked(_Manifest, record, MANIFEST)
-    system = [facts.recorded.name] if facts.recorded.name else [facts.models.encoder.name, facts.models.reader.name]
+    system = [facts.recorded.name] if facts.recorded.name else [facts.profile.encoder, facts.models.reader.name]
     return {
         "dataset": facts.dataset.name,
         "started": facts.created_at,
@@ -237,9 +241,10 @@ def _compared(a: Path, b: Path) -> dict[str, Any]:
     from eval.folder import load_run
 
     for folder in (a, b):
-        if not _facts(folder)["finished"]:
+        known = _run_record(folder)
+        if not known["finished"] and not known["problem"]:
             raise EvalError(f"the run '{folder.name}' is not finished; give the same rag eval run again, it goes on")
-        if wrong := _problem_of_questions(folder):
+        if wrong := known["problem"] or _problem_of_questions(folder):
             raise EvalError(f"the run '{folder.name}' cannot be compared: {wrong}")
     return compare(load_run(a), load_run(b)).to_record()
 

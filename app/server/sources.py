@@ -65,20 +65,7 @@ def router(server: Server) -> APIRouter:
 
     routes = APIRouter(prefix="/api/source", tags=["sources"], lifespan=lifespan)
 
-    @routes.get("/{doc_id}", responses={404: {"description": "No such document"}})
-    async def source(
-        doc_id: DocId, request: Request, *, start: Offset = 0, end: Offset | None = None, around: Around = 2000
-    ) -> Response:
-        """The text around a span, in three parts, and where it is. Without an end, the span is empty."""
-
-        def look(pipeline: Pipeline) -> dict[str, object]:
-            document = _document(pipeline, doc_id)
-            record = source_record(document, start, start if end is None else end, around)
-            return {**record, "has_page_image": images.has(document)}
-
-        return json_response(await unless_gone(request, server.engine.look(look)))
-
-    @routes.get("/{doc_id}/text", responses={404: {"description": "No such document"}})
+    @routes.get("/{doc_id:path}/text", responses={404: {"description": "No such document"}})
     async def text(doc_id: DocId, request: Request, offset: Offset = 0, limit: Limit = 20_000) -> Response:
         """A piece of the whole text; `next` is the offset of the one after it, null at the end."""
         document = await unless_gone(request, server.engine.look(partial(_document, doc_id=doc_id)))
@@ -87,7 +74,7 @@ def router(server: Server) -> APIRouter:
         return json_response({**record, "next": end if end < len(document.text) else None})
 
     @routes.get(
-        "/{doc_id}/page/{page}",
+        "/{doc_id:path}/page/{page}",
         response_class=Response,
         responses={
             200: {"content": {"image/png": {}}, "description": "The page"},
@@ -113,6 +100,20 @@ def router(server: Server) -> APIRouter:
         if image.marked:
             headers["x-marked"] = ",".join(f"{share:g}" for share in image.marked)
         return Response(image.png, media_type="image/png", headers=headers)
+
+    # After the others: an id may hold slashes.
+    @routes.get("/{doc_id:path}", responses={404: {"description": "No such document"}})
+    async def source(
+        doc_id: DocId, request: Request, *, start: Offset = 0, end: Offset | None = None, around: Around = 2000
+    ) -> Response:
+        """The text around a span, in three parts, and where it is. Without an end, the span is empty."""
+
+        def look(pipeline: Pipeline) -> dict[str, object]:
+            document = _document(pipeline, doc_id)
+            record = source_record(document, start, start if end is None else end, around)
+            return {**record, "has_page_image": images.has(document)}
+
+        return json_response(await unless_gone(request, server.engine.look(look)))
 
     return routes
 

@@ -17,6 +17,13 @@ export async function send(method, path, body, { signal } = {}) {
   return text ? JSON.parse(text) : null;
 }
 
+// A picture as a file in memory, and what the server says of it in its headers: {blob, header(name)}. Throws Problem.
+export async function picture(path, { signal } = {}) {
+  const answer = await request("GET", path, undefined, signal);
+  const blob = await answer.blob().catch((error) => { throw lost(error); });
+  return { blob, header: (name) => answer.headers.get(name) };
+}
+
 // onEvent(name, record) for each server-sent event, in order. Returns when the stream has ended. Throws Problem.
 export async function stream(path, body, onEvent, signal) {
   const answer = await request(body === undefined ? "GET" : "POST", path, body, signal);

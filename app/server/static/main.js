@@ -8,14 +8,16 @@
 // A view has one <h1> (it may be class "unseen"), builds with `h` of dom.js, and wears the classes that style.css lists
 // at its top; rules of its own go into its own style sheet, which `app.style("NAME.css")` loads. `app` has
 //   api            get(path), send(method, path, body), stream(path, body, onEvent, signal),
-//                  upload(path, file, onProgress); they throw Problem {status, code, message, requestId, retrySeconds}
+//                  upload(path, file, onProgress), picture(path); they throw Problem {status, code, message, requestId, retrySeconds}
 //   t(key, values) the words in the present language; language is "en" or "zh"
 //   problemWords(problem)   one sentence on what went wrong, in the present language
-//   openSource(citation, trigger)   opens the source beside the view. citation: {doc_id, start, end} and what is known
-//                  of {source, page, line, heading, marker}; focus goes back to `trigger` when it is closed
+//   openSource(citation, trigger, step)   opens the source beside the view. citation: {doc_id, start, end} and what is
+//                  known of {source, page, line, heading, marker}; focus goes back to `trigger` when it is closed;
+//                  step(1 or -1), where given, opens the neighbours
 //   closeSource()
 //   go(hash)       to another view: go("#/search?q=…")
 //   announce(text) says it to those who listen instead of looking
+//   showKeys()     the card of keys; singleKeys() whether keys without Ctrl or Alt may act
 //   formatNumber(value, options), formatDate(value, options)   as in Intl; a date is an ISO string or milliseconds
 
 import * as api from "./api.js";
@@ -51,7 +53,7 @@ const app = {
     const key = `problem.${problem.code ?? "failed"}`;
     return key in words.en ? app.t(key) : app.t("problem.failed");
   },
-  openSource: (citation, trigger) => sources.open(citation, trigger),
+  openSource: (citation, trigger, step) => sources.open(citation, trigger, step),
   closeSource: () => sources.close(),
   go: (hash) => { location.hash = hash; },
   announce(text) {
@@ -59,6 +61,8 @@ const app = {
     clear(place);
     setTimeout(() => { place.textContent = text; }, 60); // a change is read out, the same text again is not
   },
+  singleKeys: () => chosen.get("keys") !== "off",
+  showKeys,
   style(name) {
     const href = `/page/${name}`;
     if (document.querySelector(`link[href="${href}"]`)) return Promise.resolve();
@@ -145,6 +149,24 @@ function paint() {
   frame(present().name);
   byId("colours").focus();
 }
+
+function showKeys() {
+  const rows = [["/", "ask"], ["Enter", "send"], ["Shift Enter", "line"], ["Esc", "escape"], ["1 … 9", "open"], ["← →", "walk"], ["?", "keys"]];
+  const dialog = h("dialog", { class: "card keys", ariaLabelledby: "keys-title", onclose: () => dialog.remove(), onclick: (event) => { if (event.target === dialog) dialog.close(); } },
+    h("div", { class: "head" }, h("h2", { id: "keys-title" }, app.t("keys.title")),
+      h("button", { class: "quiet round", ariaLabel: app.t("close"), onclick: () => dialog.close() }, icon("close"))),
+    h("dl", null, rows.map(([keys, name]) => [h("dt", null, keys.split(" ").map((key) => (key === "…" ? " – " : h("kbd", null, key)))), h("dd", null, app.t(`keys.${name}`))])),
+    h("label", { class: "check" }, h("input", { type: "checkbox", checked: app.singleKeys(), onchange: (event) => chosen.set("keys", event.target.checked ? "on" : "off") }), app.t("keys.single")));
+  document.body.append(dialog);
+  dialog.showModal();
+}
+
+addEventListener("keydown", (event) => {
+  const isFree = !event.defaultPrevented && !event.altKey && !event.ctrlKey && !event.metaKey && !document.querySelector("dialog:modal");
+  if (event.key !== "?" || !isFree || event.target.closest?.("input, textarea, select") || !app.singleKeys()) return;
+  event.preventDefault();
+  showKeys();
+});
 
 if (["light", "dark"].includes(chosen.get("colours"))) document.documentElement.dataset.colours = chosen.get("colours");
 dark.addEventListener("change", () => frame(present().name));
