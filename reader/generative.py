@@ -16,7 +16,17 @@ from reader.budget import Block, Packed, pack
 from reader.citations import Claim, MarkerResolver, Resolved, cite, require_same, resolve, with_added
 from reader.compress import Compressor
 from reader.reader import REFUSAL, LookUp, abstention, has_evidence, is_refusal, question_language, word_matches
-from reader.records import LEAST_SUPPORT, Answer, PromptInfo, ReaderInfo, Sentence, Turn, Written
+from reader.records import (
+    LEAST_SUPPORT,
+    Answer,
+    Citation,
+    PromptInfo,
+    ReaderInfo,
+    Sentence,
+    Turn,
+    WordMatch,
+    Written,
+)
 from reader.verify import Check, Evidence, Verifier
 from retrieval.errors import PromptTooLongError, RagError
 from retrieval.interaction import Interaction
@@ -262,18 +272,22 @@ class GenerativeReader:
             if finding.cited is None and finding.supporter
         }
         resolved = with_added(resolved, added)
-        sentences, citations, matches = [], [], []
+        sentences: list[Sentence] = []
+        citations: dict[Citation, int] = {}
+        matches: list[WordMatch] = []
         for position, (claim, finding) in enumerate(zip(resolved.claims, findings, strict=True)):
-            sentences.append(_sentence(claim, finding, added=position in added))
+            cited = []
             for marker in claim.markers:
                 hit = asked.retrieved.hits[marker - 1]
                 found = _evidence(finding, marker)
                 span = (found.start, found.end) if found else _whole(hit.text)
                 citation = cite(marker, asked.look_up(hit.doc_id), hit, span)
                 if citation not in citations:
-                    citations.append(citation)
+                    citations[citation] = len(citations)
                     passage = asked.retrieved.passages[marker - 1]
                     matches += word_matches(self._interaction, asked.retrieved.question, hit, passage, cited=citation)
+                cited.append(citations[citation])
+            sentences.append(replace(_sentence(claim, finding, added=position in added), citations=tuple(cited)))
         return replace(
             answer,
             text=resolved.text,

@@ -49,7 +49,8 @@ class Sentence:
     markers: the passages it cites. added: they were not the model's own but found to support the sentence. support:
     [0, 1], how well the cited passages bear it out together; None where there was nothing to check it against.
     alone: the same for each marker by itself. instead: a passage that bears it out where those it cites do not.
-    without: the same by the other markers, for each; empty where it cites fewer than two.
+    without: the same by the other markers, for each; empty where it cites fewer than two. citations: for each marker,
+    where its quote stands among the answer's citations, from 0.
     """
 
     start: int
@@ -61,6 +62,7 @@ class Sentence:
     alone: tuple[float, ...] = ()
     instead: int | None = None
     without: tuple[float, ...] = ()
+    citations: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,6 +94,7 @@ def assert_sound(answer, store):
     for sentence in answer.sentences:
         assert before <= sentence.start < sentence.end <= len(answer.text)
         assert set(sentence.markers) <= cited
+        assert tuple(answer.citations[each].marker for each in sentence.citations) == sentence.markers
         assert (sentence.label == "uncited") == (not sentence.markers)
         before = sentence.end
 

@@ -122,30 +122,9 @@ function sourceItem(one, walk, words) {
       words ? h("span", { class: layout("quote", one.quote ?? one.text), lang: languageOf(one.quote ?? one.text) }, words) : null));
 }
 
-// Which citation each marker of each sentence stands for: Map(marker -> citation) for every sentence. Citations come in
-// the order of the sentences, equal ones once: where that leaves a choice, the one whose words are nearest is taken.
-function citationsOf(record, slice) {
-  const chosen = record.sentences.map(() => new Map());
-  for (const number of new Set(record.sentences.flatMap((sentence) => sentence.markers))) {
-    const uses = [...record.sentences.keys()].filter((at) => record.sentences[at].markers.includes(number));
-    const citations = record.citations.filter((each) => each.marker === number);
-    uses.forEach((at, position) => {
-      const { start, end } = record.sentences[at];
-      const one = citations.length === uses.length ? citations[position] : nearest(slice(start, end), citations);
-      if (one) chosen[at].set(number, one);
-    });
-  }
-  return chosen;
-}
-
-function nearest(sentence, citations) {
-  const pairs = (text) => new Set(Array.from(text.toLowerCase(), (each, at) => text.toLowerCase().slice(at, at + 2)));
-  const own = pairs(sentence);
-  const shared = (citation) => {
-    const others = pairs(citation.quote);
-    return [...own].filter((pair) => others.has(pair)).length / Math.sqrt(others.size + 1);
-  };
-  return [...citations].sort((one, other) => shared(other) - shared(one))[0];
+// Which citation each marker of a sentence stands for: Map(marker -> citation).
+function citationsOf(record, sentence) {
+  return new Map(sentence.markers.map((number, at) => [number, record.citations[sentence.citations[at]]]));
 }
 
 // ---- an answer
@@ -168,16 +147,15 @@ const layout = (name, text) => (/^(?:\s{2,}|[|>*+-])|\n\s*\n|\S {3,}\S/m.test(te
 // The answer, each sentence with its markers as buttons and what checking found.
 function sentences(record, walk) {
   const slice = byCodePoint(record.answer);
-  const chosen = citationsOf(record, slice);
   const parts = [];
   let at = 0;
-  record.sentences.forEach((sentence, position) => {
+  for (const sentence of record.sentences) {
     const text = slice(sentence.start, sentence.end);
     const words = text.trimEnd();
-    parts.push(visible(slice(at, sentence.start)), checked(words, sentence, chosen[position], walk),
+    parts.push(visible(slice(at, sentence.start)), checked(words, sentence, citationsOf(record, sentence), walk),
       finding(sentence, record, walk), text.slice(words.length));
     at = sentence.end;
-  });
+  }
   return [...parts, visible(slice(at, undefined))];
 }
 
