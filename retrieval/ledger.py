@@ -52,16 +52,20 @@ class Account:
 
 def accounts(store: Store, encoder: Encoder) -> Iterator[Account]:
     """The account of every document, by root and source."""
-    special = encoder.tokenizer.num_special_tokens_to_add(is_pair=False)
     for row in store.documents():
-        with store.snapshot():
-            document = store.document(row.doc_id)
-            account = _account(document, store, encoder, special) if document else None
-        if account is not None:  # else it was deleted meanwhile
-            yield account
+        if found := account(store, encoder, row.doc_id):  # else it was deleted meanwhile
+            yield found
 
 
-def _account(document: Document, store: Store, encoder: Encoder, special: int) -> Account:
+def account(store: Store, encoder: Encoder, doc_id: str) -> Account | None:
+    """The account of one document; None where there is no such document."""
+    with store.snapshot():
+        document = store.document(doc_id)
+        return _account(document, store, encoder) if document else None
+
+
+def _account(document: Document, store: Store, encoder: Encoder) -> Account:
+    special = encoder.tokenizer.num_special_tokens_to_add(is_pair=False)
     chunks = store.chunks_of(document.doc_id)
     in_chunks, outside = _coverage(document.text, chunks)
     blank = sum(len(text) - len("".join(text.split())) for text in outside)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,14 +30,16 @@ from app.cli.common import (
     stdout,
     table,
 )
+from retrieval.errors import RagError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ingest.records import IngestReport
+    from ingest.records import IngestReport, Progress
 
 NAMES, ROWS = 3, 20
 """How many failed files are named for one reason, and how many reasons."""
+EVENT_SECONDS = 0.25
 KEPT = "what was stored before stays; run the same command again to go on"
 
 
@@ -51,6 +58,13 @@ def ingest(
         bool, typer.Option("--quiet", "-q", help="Print one line, and nothing when nothing changed.")
     ] = False,
     as_json: JsonFlag = False,
+    as_events: Annotated[
+        bool,
+        typer.Option(
+            "--events",
+            help="Print progress as JSON, one object a line, then the report; end with the program that started it.",
+        ),
+    ] = False,
     index: IndexFlag = None,
     profile: ProfileFlag = None,
     encoder: EncoderFlag = None,
@@ -62,13 +76,29 @@ def ingest(
     from retrieval.versions import versions
 
     session: Session = context.obj
-    settings = session.config(
-        config=config, index=index, profile=profile, encoder=encoder, device=device, max_file_mb=max_file_mb
-    )
     session.kept = KEPT
-    with session.pipeline(settings, announce=not quiet) as pipeline, Reporter(stderr(), lines=not quiet) as progress:
-        report = pipeline.ingest([Path(path) for path in paths], prune=prune, rebuild=rebuild, report=progress)
-    if as_json:
+    quiet = quiet or as_events
+    with (
+        _as_events() if as_events else nullcontext(),
+        Reporter(stderr(), lines=not quiet) as bars,
+        session.pipeline(
+            settings := session.config(
+                config=config, index=index, profile=profile, encoder=encoder, device=device, max_file_mb=max_file_mb
+            ),
+            announce=not quiet,
+        ) as pipeline,
+    ):
+        report = pipeline.ingest(
+            [Path(path) for path in paths],
+            prune=prune,
+            rebuild=rebuild,
+            report=Events() if as_events else bars,
+        )
+    if as_events:
+        from app.cli.wire import ingest_record
+
+        print_json({"report": ingest_record(report)})
+    elif as_json:
         from app.cli.wire import ingest_record
 
         print_json(ingest_record(report))
@@ -85,6 +115,35 @@ def ingest(
     if report.failures and not (report.added or report.changed or report.unchanged):
         complain("error", "nothing could be ingested")
         raise typer.Exit(FAILED)
+
+
+class Events:
+    """Prints how far a job is, as JSON: each stage, and a few times a second how much of it is done."""
+
+    def __init__(self) -> None:
+        self._stage, self._next = "", 0.0
+
+    def __call__(self, progress: Progress) -> None:
+        """Take note; print it when it is time."""
+        now = time.monotonic()
+        if progress.stage != self._stage or now >= self._next:
+            self._stage, self._next = progress.stage, now + EVENT_SECONDS
+            print_json({"progress": asdict(progress)})
+
+
+@contextmanager
+def _as_events() -> Iterator[None]:
+    """Print an error as JSON too. Whoever reads it may be killed: then nobody is left to wait for this process."""
+    from ingest.isolate import die_with
+
+    die_with(os.getppid())
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except (RagError, OSError) as error:
+        print_json({"error": str(error)})
+        raise
 
 
 def _counts(report: IngestReport) -> dict[str, int]:

@@ -39,7 +39,7 @@ def answer_record(answer: Answer, *, explain: bool = False) -> Json:
         "question": answer.question,
         "answer": answer.text,
         "abstained": answer.abstained,
-        "citations": [_citation_record(citation) for citation in answer.citations],
+        "citations": [citation_record(citation) for citation in answer.citations],
         "hits": [hit_record(hit) for hit in answer.hits],
         "reader": asdict(answer.reader),
         "prompt": _or_none(answer.prompt),
@@ -95,7 +95,8 @@ def _or_none(record: Stages | Neighbour | PromptInfo | Written | None) -> Json |
     return None if record is None else asdict(record)
 
 
-def _citation_record(citation: Citation) -> Json:
+def citation_record(citation: Citation) -> Json:
+    """One citation."""
     return {**asdict(citation), "heading": list(citation.heading)}
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar
 
@@ -83,7 +83,7 @@ class Engine:
 
     def __init__(self, config: Config, pipeline: Pipeline) -> None:
         self.config, self.pipeline = config, pipeline
-        self._opening = threading.Lock()
+        self._opening, self._while_open = threading.Lock(), ExitStack()
         self.lanes = {
             "quick": Lane("quick", workers=QUICK_WORKERS, room=config.queue),
             "writing": Lane("writing", workers=WRITING_WORKERS, room=config.queue),
@@ -94,16 +94,21 @@ class Engine:
 
     async def start(self) -> None:
         """Open the index and load the encoder, so that no question need wait for them. A missing index is no error."""
+        from retrieval.threads import one_blas_thread
+
         try:
             await asyncio.to_thread(self._warm_up)
         except RagError as error:
             self.problem = str(error)  # every question will be told the same
+        # For reading as well as searching: on two cores an answer took 85 ms of the processor without this, 33 with it.
+        self._while_open.enter_context(one_blas_thread())
         self.is_ready = True
 
     def close(self) -> None:
         """Wait for what runs, and close the index."""
         for lane in self.lanes.values():
             lane.close()
+        self._while_open.close()
         self.pipeline.close()
 
     @property

@@ -572,6 +572,16 @@ def test_a_member_that_cannot_be_read_is_named_every_time_and_costs_nothing_agai
         assert store.failures() == []
 
 
+def test_a_rebuild_takes_an_archive_that_was_named_alone_from_its_file(bench):
+    with ZipFile(bench.docs / "box.zip", "w") as archive:
+        archive.writestr("a.txt", prose(1))
+        archive.writestr("b.txt", prose(2))
+    bench.run(bench.docs / "box.zip")
+    report = bench.run(bench.docs / "box.zip", rebuild=True)
+    assert (report.failures, report.skipped) == ((), ())
+    assert bench.sources() == ["box.zip/a.txt", "box.zip/b.txt"]
+
+
 def test_the_earlier_version_of_a_member_that_cannot_be_read_is_kept(bench):
     pack(bench, a=prose(1), b=prose(2))
     bench.run()

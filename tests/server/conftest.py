@@ -34,6 +34,14 @@ def small_index(tmp_path_factory, library_folder, model_cache, encoder) -> Path:
     return index
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _converted_model(model_cache: Path) -> Iterator[None]:
+    """For the ingest that a server starts as another process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAG_CACHE", str(model_cache))
+        yield
+
+
 @pytest.fixture
 def index_copy(tmp_path: Path, small_index: Path) -> Path:
     """An index of the small library that a test may change."""
