@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MAX_BYTES = 20_000_000
 VERSION = 1
 _NAME = re.compile(r"[\w][\w.-]{0,63}")
-_MARKER = re.compile(r"\s*\[\d{1,3}\]")
+_MARKER = re.compile(r"(?<!\s)\s*\[\d{1,3}\]")  # from the first space on: else every space of many would be a beginning
 
 
 @dataclass(frozen=True, slots=True)

@@ -588,6 +588,7 @@ class Pipeline:
     def parts(self) -> Parts:
         """The open index, and what searches it."""
         from ingest.build import check_encoder
+        from retrieval.batching import SharedEncoder
         from retrieval.dense import open_dense
         from retrieval.lexical import open_lexical
         from retrieval.retriever import Retriever
@@ -595,9 +596,8 @@ class Pipeline:
         store = self._open_store()
         check_encoder(store.manifest, self._settings())
         dense, lexical = open_dense(store, device=self.choice.device), open_lexical(store, self.analyzer)
-        retriever = Retriever(
-            store, dense, lexical, self.encoder, analyzer=self.analyzer, settings=self._search_settings()
-        )
+        shared = SharedEncoder(self.encoder)
+        retriever = Retriever(store, dense, lexical, shared, analyzer=self.analyzer, settings=self._search_settings())
         return Parts(store, dense, lexical, retriever)
 
     def _search_settings(self) -> SearchSettings:

@@ -22,6 +22,8 @@ from bench import (
     quality,
     reading,
     scaling,
+    serving,
+    soaking,
     splitting,
     starting,
     verifying,
@@ -37,6 +39,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("names", nargs="*", help="some of the measurements; all by default")
     parser.add_argument("--limit", type=int, help="questions a set (default: all of them)")
+    parser.add_argument("--requests", type=int, default=soaking.REQUESTS, help="of the soak (default: %(default)s)")
+    parser.add_argument("--clients", type=int, default=soaking.CLIENTS, help="of the soak (default: %(default)s)")
     parser.add_argument("--print-only", action="store_true", help="leave the pages in docs as they are")
     arguments = parser.parse_args()
     benches: dict[str, Callable[[], object]] = {
@@ -56,6 +60,8 @@ def main() -> None:
         "verifying": partial(verifying.run, limit=arguments.limit),
         "citing": partial(citing.run, limit=arguments.limit),
         "reading": partial(reading.run, limit=arguments.limit),
+        "serving": partial(serving.run, limit=arguments.limit),
+        "soak": partial(soaking.run, arguments.requests, arguments.clients),
     }
     unknown = set(arguments.names) - benches.keys()
     if unknown:

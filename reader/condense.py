@@ -37,7 +37,8 @@ _REFERS = re.compile(
     re.IGNORECASE,
 )
 _LEANS = re.compile(
-    r"\s*(?:and|but|or|also|then|what about|how about|why|why not)\b|\s*(?:那么|还有|另外|为什么|怎么样|那.*呢)",
+    r"\s*(?:and|but|or|also|then|what about|how about|why not|why so)\b|\s*why\W*\Z"
+    r"|\s*(?:那么|还有|另外|怎么样|那.*呢|为什么\W*\Z|为什么会?这样)",
     re.IGNORECASE,
 )
 _LABEL = re.compile(
@@ -83,7 +84,9 @@ def carry_over(
     """
     own = [found for found in analyzer.located_terms(question) if not is_stop_word(question[found[1] : found[2]])]
     few = len({(start, end) for _, start, end in own}) <= _FEW
-    if not history or not (few or _REFERS.search(question) or _LEANS.match(question)):
+    if not history or not any(map(str.isalnum, question)):
+        return question
+    if not (few or _REFERS.search(question) or _LEANS.match(question)):
         return question
     before = history[-1].question
     if question_language(before) == "zh":

@@ -101,6 +101,7 @@ class LoopbackServer:
 
         self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler, bind_and_activate=False)
         self._server.daemon_threads = True
+        self._server.request_queue_size = 64  # more than come at once: one too many can be lost without a word
         self._server.block_on_close = False
 
     def __enter__(self) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -23,13 +24,14 @@ from retrieval.errors import MissingPackageError, RagError
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
+    from types import FrameType
 
     from app.config import Config
     from app.server.access import Token
     from app.server.guard import App
 
 CONNECTIONS = 2_000
-"""Open at once; a browser has a handful."""
+"""Open at once; a browser has a handful. Fewer where the system lets a process open few files."""
 IDLE_SECONDS = 65
 
 
@@ -89,10 +91,17 @@ def run_server(
     from app.server.heads import bounded_protocol
 
     class Stopping(uvicorn.Server):
+        def handle_exit(self, sig: int, _: FrameType | None) -> None:
+            """The first signal ends it when what was asked is answered, and well; the second one at once."""
+            if self.should_exit:
+                os._exit(128 + sig)  # threads that wait for a language model would be waited for
+            self.should_exit = True
+
         async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
             stopping()
             await super().shutdown(sockets)
 
+    connections = room_for_connections()
     listening = _listen(config)
     _announce(config, token, listening.getsockname()[1], path)
     Stopping(
@@ -105,11 +114,27 @@ def run_server(
             lifespan="on",
             http=bounded_protocol(),
             ws="none",
-            limit_concurrency=CONNECTIONS,
+            limit_concurrency=connections,
+            backlog=max(8, connections // 16),  # so many are taken in one go, before any of them can be refused
             timeout_keep_alive=IDLE_SECONDS,
             timeout_graceful_shutdown=int(config.request_seconds),
         )
     ).run(sockets=[listening])
+
+
+def room_for_connections() -> int:
+    """How many connections may be open: half as many as files, the rest is for the index. Raises the limit of files.
+
+    A server that can open no more files takes no connection, reads no index, and says so without end.
+    """
+    import resource
+
+    unlimited = resource.RLIM_INFINITY
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * CONNECTIONS if hard == unlimited else min(2 * CONNECTIONS, hard)
+    if soft != unlimited and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted // 2
 
 
 def _listen(config: Config) -> socket.socket:
@@ -118,12 +143,16 @@ def _listen(config: Config) -> socket.socket:
 
     try:
         family, _, _, _, address = socket.getaddrinfo(config.host, config.port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family, backlog=1024)
+        listening = socket.create_server(address[:2], family=family, backlog=1024)
     except OSError as error:
         raise RagError(
             f"cannot listen on {config.host} port {config.port} ({error.strerror or error}); end the other program, or"
             " take another one with --port"
         ) from error
+    # Connections inherit it. asyncio sets it only where a socket names its protocol, and this one does not: without it
+    # the body of an answer waits 40 ms for the client to acknowledge its head.
+    listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listening
 
 
 def _announce(config: Config, token: Token, port: int, path: str) -> None:

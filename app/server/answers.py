@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, TypeVar
@@ -34,8 +35,15 @@ from retrieval.errors import (
 
 T = TypeVar("T")
 
+log = logging.getLogger("rag.server")
+
 KEEP_ALIVE_SECONDS = 15.0
 """A stream that is silent for longer is cut off by proxies."""
+
+
+class FaultError(RagError):
+    """Something went wrong that nobody foresaw."""
+
 
 _STATUS: tuple[tuple[type[RagError], int, str], ...] = (
     (BusyError, 429, "busy"),
@@ -54,6 +62,7 @@ _STATUS: tuple[tuple[type[RagError], int, str], ...] = (
     (MissingPackageError, 501, "not-installed"),
     (IndexCorruptError, 500, "index-damaged"),
     (IngestError, 503, "no-worker"),
+    (FaultError, 500, "internal"),
     (RagError, 400, "failed"),
 )
 """The first kind that fits; the client can do something about all of 4xx."""
@@ -138,10 +147,10 @@ def request_id_of(request: Request) -> str:
 async def unless_gone(request: Request, coming: Awaitable[T]) -> T:
     """The result, unless the client hangs up first: then it is given up. The body must have been read.
 
-    Raises asyncio.CancelledError when the client has gone.
+    Raises ClientGoneError when the client has gone.
     """
     result = asyncio.ensure_future(coming)
-    leaving = asyncio.ensure_future(_hung_up(request))
+    leaving = asyncio.ensure_future(_until_disconnect(request.receive))
     try:
         await asyncio.wait({result, leaving}, return_when=asyncio.FIRST_COMPLETED)
         if not result.done():
@@ -155,11 +164,6 @@ async def unless_gone(request: Request, coming: Awaitable[T]) -> T:
 
 class ClientGoneError(Exception):
     """The client hung up: there is nobody to answer."""
-
-
-async def _hung_up(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 class EventStream(Response):
@@ -205,6 +209,14 @@ class EventStream(Response):
                     yield data
             except RagError as error:
                 yield self._describe(error)
+            except Exception as error:
+                log.error("a stream failed: %s", type(error).__name__, exc_info=without_words(error))  # noqa: TRY400
+                yield self._describe(FaultError("the server failed; its log has more under this request id"))
+
+
+def without_words(error: BaseException) -> tuple[type[BaseException], BaseException, Any]:
+    """An error with its places and without its message, for the log: messages may quote a document."""
+    return type(error), RuntimeError("(message left out)"), error.__traceback__
 
 
 async def _kept_alive(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

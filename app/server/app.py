@@ -126,10 +126,9 @@ def _upkeep(api: FastAPI, server: Server) -> None:
 
     @api.get("/readyz", tags=["upkeep"], responses={503: {"description": "Not yet"}})
     async def readyz() -> Response:
-        """Whether the index is open and the encoder loaded."""
-        engine = server.engine
-        is_ready = engine.is_ready and engine.problem is None
-        record = {"status": "ready" if is_ready else "not ready", "problem": engine.problem}
+        """Whether the encoder is loaded, and the index open where there is one yet."""
+        is_ready = await server.engine.is_well()
+        record = {"status": "ready" if is_ready else "not ready", "problem": server.engine.problem}
         return json_response(record, status=200 if is_ready else 503)
 
     @api.get("/metrics", tags=["upkeep"], response_class=PlainTextResponse)
@@ -179,6 +178,8 @@ def _handlers(api: FastAPI, server: Server) -> None:
     async def malformed(request: Request, error: RequestValidationError) -> Response:
         """Where and what, never the value: it may be long, or no text at all."""
         said = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors()[:10]]
+        if "json" not in request.headers.get("content-type", ""):
+            said.append("is the header Content-Type: application/json missing?")
         return problem(422, "invalid", "; ".join(said)[:2000], request_id_of(request))
 
     @api.exception_handler(HTTPException)

@@ -109,7 +109,7 @@ def router(server: Server) -> APIRouter:
     @routes.get("")
     async def corpus_map(request: Request) -> Response:
         """The map of the index as it is now, if it is drawn; else whether it is being drawn."""
-        return json_response(await unless_gone(request, server.engine.look(maps.record)))
+        return json_response(await unless_gone(request, server.engine.look(maps.record, slow=True)))
 
     @routes.post("", status_code=202)
     async def draw(request: Request) -> Response:
@@ -217,12 +217,16 @@ class Maps:
 
     async def _make(self) -> None:
         command = [sys.executable, "-P", "-m", "app.server.corpus", str(self._index), str(self._folder)]
-        process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-        )
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.DEVNULL,
+                stderr=asyncio.subprocess.PIPE,
+            )
+        except OSError as error:
+            self._problem = f"no process can be started to draw the map ({error.strerror}); end other programs"
+            return
         try:
             _, said = await asyncio.wait_for(process.communicate(), MAKE_SECONDS)
         except TimeoutError:

@@ -88,6 +88,7 @@ class Engine:
             "quick": Lane("quick", workers=QUICK_WORKERS, room=config.queue),
             "writing": Lane("writing", workers=WRITING_WORKERS, room=config.queue),
             "index": Lane("index", workers=2, room=config.queue),
+            "slow": Lane("slow", workers=2, room=config.queue),
         }
         self.is_ready = False
         self.problem: str | None = None
@@ -162,9 +163,20 @@ class Engine:
             gone.set()
             place.cancel()
 
-    async def look(self, job: Callable[[Pipeline], T]) -> T:
-        """The result of a short look at the index."""
-        return await self._within(self._result("index", lambda: job(self.pipeline)))
+    async def look(self, job: Callable[[Pipeline], T], *, slow: bool = False) -> T:
+        """The result of a look at the index. slow: it may take a second and more, so that short ones must not wait."""
+        return await self._within(self._result("slow" if slow else "index", lambda: job(self.pipeline)))
+
+    async def is_well(self) -> bool:
+        """Whether questions can be answered; looked at again where they could not. A missing index is no error."""
+        if self.problem is not None:
+            try:
+                await self._within(self._result("slow", self._open))
+            except IndexMissingError:
+                self.problem = None
+            except RagError as error:
+                self.problem = str(error)
+        return self.is_ready and self.problem is None
 
     def _answer(self, asked: Asked, tell: Callable[[Event], None], gone: threading.Event) -> None:
         if gone.is_set():
@@ -197,6 +209,8 @@ class Engine:
             _ = self.pipeline.encoder
         else:
             self.pipeline.search("what is this about", k=1)
+        if self.pipeline.choice.reader == "zephyr":
+            self.pipeline.reader_model()  # its tokenizer; the weights come with the first answer
 
     async def _result(self, lane: str, job: Callable[[], T]) -> T:
         place = self.lanes[lane].submit(job)
@@ -209,7 +223,9 @@ class Engine:
         """Wait as long as a request may take. Raises TookTooLongError."""
         allowed = self.config.request_seconds
         try:
-            return await asyncio.wait_for(coming, allowed if seconds is None else seconds)
+            # Not wait_for: it loses a cancellation that comes together with the result (CPython issue 86296).
+            async with asyncio.timeout(allowed if seconds is None else seconds):
+                return await coming
         except TimeoutError:
             raise TookTooLongError(
                 f"given up after {allowed:g} s; ask again when there is less to do, or raise request_seconds"

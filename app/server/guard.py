@@ -11,13 +11,12 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
-from urllib.parse import urlsplit
 
 from starlette.exceptions import HTTPException
 from starlette.requests import cookie_parser
 
 from app.server.access import Gate
-from app.server.answers import problem
+from app.server.answers import problem, without_words
 from app.server.counters import Counters
 from app.server.signin import sign_in_page
 
@@ -99,7 +98,7 @@ class Guard:
             raise
         except Exception as error:
             # Messages may hold what a document says: the log gets the kind of error and where it came from.
-            log.exception("request %s failed: %s", request_id, type(error).__name__, exc_info=places(error))
+            log.exception("request %s failed: %s", request_id, type(error).__name__, exc_info=without_words(error))
             if not status:
                 await problem(500, "internal", "the server failed; its log has more under this request id", request_id)(
                     scope, receive, sending
@@ -203,9 +202,5 @@ def _is_own_page(headers: Mapping[str, str]) -> bool:
     """Whether a browser says that our own page asks; one too old to say names the origin, or is refused."""
     if site := headers.get("sec-fetch-site"):
         return site == "same-origin"
-    return urlsplit(headers.get("origin", "")).netloc == headers.get("host", "-")
-
-
-def places(error: BaseException) -> tuple[type[BaseException], BaseException, Any]:
-    """An error without its words, for the log: they may quote a document."""
-    return type(error), RuntimeError("(message left out)"), error.__traceback__
+    scheme, _, host = headers.get("origin", "").partition("://")
+    return scheme in {"http", "https"} and bool(host) and host == headers.get("host")

@@ -222,9 +222,12 @@ class Library:
         return [*elsewhere, *([self.uploads.folder] if await asyncio.to_thread(self.uploads.files) else [])]
 
     async def allowed(self, paths: Sequence[str]) -> list[Path]:
-        """The paths themselves, links resolved. Raises ConfigError on one that nobody has ingested before."""
+        """For each path the known one it is in: alone it would be indexed a second time, as a folder of its own.
+
+        Raises ConfigError on one that nobody has ingested before.
+        """
         known = list(dict.fromkeys([*await self.known_paths(), self.uploads.folder]))
-        return await asyncio.to_thread(lambda: [_resolved(path, known) for path in paths])
+        return list(dict.fromkeys(await asyncio.to_thread(lambda: [_known(path, known) for path in paths])))
 
     async def _work_on(self, job: Job) -> None:
         async with self._turn:
@@ -416,15 +419,16 @@ async def _last_of(stream: asyncio.StreamReader) -> str:
     return " ".join(last.decode("utf-8", "replace").split())
 
 
-def _resolved(path: str, known: Sequence[Path]) -> Path:
-    """A path within what is known, links resolved. Raises ConfigError."""
+def _known(path: str, known: Sequence[Path]) -> Path:
+    """The innermost of what is known that a path is in, links resolved. Raises ConfigError."""
     if not Path(path).is_absolute():
         raise ConfigError("a path to ingest must begin at the root of the file system")
     try:
         real = Path(os.path.realpath(path))
     except ValueError:
         raise ConfigError("a path to ingest holds characters that no file name can hold") from None
-    if not any(real.is_relative_to(each) for each in known):
+    around = [each for each in known if real.is_relative_to(each)]
+    if not around:
         shown = ", ".join(str(each) for each in known[:PLACES_SHOWN])
         more = f" and {len(known) - PLACES_SHOWN:,} others" if len(known) > PLACES_SHOWN else ""
         raise ConfigError(
@@ -433,7 +437,7 @@ def _resolved(path: str, known: Sequence[Path]) -> Path:
         )
     if not _is_there(real):
         raise ConfigError(f"there is no '{path}'; name what is there, or all by leaving the paths out")
-    return real
+    return max(around, key=lambda each: len(each.parts))
 
 
 def _is_there(path: Path) -> bool:

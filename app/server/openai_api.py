@@ -59,7 +59,7 @@ MAX_INPUTS = 256
 MAX_INPUT_CHARS = 8_000
 
 _INPUTS_AT_ONCE = 32
-"""Texts encoded before others that wait for the index get their turn."""
+"""Texts encoded before others that wait get their turn."""
 _NAMED_UNREAD = 20
 _TASK = "### Task:"
 """How Open WebUI's prompts begin that ask for a title, tags or follow-ups, or bring passages of its own."""
@@ -443,7 +443,7 @@ async def _encoded(server: Server, body: EmbeddingsBody) -> list[_Encoded]:
     encoded: list[_Encoded] = []
     for first in range(0, len(texts), _INPUTS_AT_ONCE):
         job = partial(_encode, texts[first : first + _INPUTS_AT_ONCE], body.dimensions)
-        encoded += await server.engine.look(job)
+        encoded += await server.engine.look(job, slow=True)
     return encoded
 
 

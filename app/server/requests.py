@@ -47,6 +47,10 @@ class TurnBody(Strict):
     question: QuestionText
     answer: Annotated[str, Field(max_length=MAX_ANSWER_CHARS)]
 
+    def taken(self) -> Turn:
+        """Without markers: they point at passages that are not shown again."""
+        return Turn(self.question, without_markers(self.answer))
+
 
 class SearchBody(Strict):
     """A question to search for. top_k: how many passages; left out, as configured."""
@@ -70,7 +74,7 @@ class AskBody(SearchBody):
 
     def asked(self) -> Asked:
         """Checked as the command line checks it. Raises ConfigError, EmptyTextError."""
-        turns = tuple(Turn(turn.question, without_markers(turn.answer)) for turn in self.history)
+        turns = tuple(turn.taken() for turn in self.history)
         return Asked(require_visible(self.question), self.top_k, _filter(self.filter), turns, self.reader)
 
 

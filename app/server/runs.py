@@ -106,7 +106,7 @@ def router(server: Server) -> APIRouter:
                 raise EvalError("a run holds a number that JSON has not; run rag eval run again with --force") from None
 
         try:
-            return await unless_gone(request, server.engine.look(compared))
+            return await unless_gone(request, server.engine.look(compared, slow=True))
         except EvalError as error:
             return problem(422, "not-comparable", str(error), request_id_of(request))
 

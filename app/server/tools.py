@@ -40,12 +40,11 @@ from app.cli.ask import remarks
 from app.cli.text import visible
 from app.cli.wire import answer_record, hit_record
 from app.server.access import Gate, is_loopback
-from app.server.answers import json_response
+from app.server.answers import json_response, without_words
 from app.server.counters import Counters
 from app.server.engine import Answered, Asked, Engine, Event, Understood, Written
-from app.server.guard import MAX_BODY_BYTES, App, Guard, places
+from app.server.guard import MAX_BODY_BYTES, App, Guard
 from app.server.requests import MAX_TURNS, QuestionText, Strict, TurnBody, require_visible
-from reader.records import Turn
 from retrieval.errors import ConfigError, RagError
 
 if TYPE_CHECKING:
@@ -199,7 +198,9 @@ def tools_over_http(engine: Engine, counters: Counters, *, host: str) -> tuple[R
         max_request_body_size=MAX_BODY_BYTES,
     )
     # Without GET: it would open a stream for what a server says unasked, and ours never does.
-    return Route(PATH, _Endpoint(manager), methods=["POST", "DELETE"], include_in_schema=False), manager
+    endpoint = _Endpoint(manager)
+    endpoint.route = Route(PATH, endpoint, methods=["POST", "DELETE"], include_in_schema=False)
+    return endpoint.route, manager
 
 
 def make_tool_application(config: Config, *, token: str, pipeline: Pipeline) -> App:
@@ -229,13 +230,18 @@ def make_tool_application(config: Config, *, token: str, pipeline: Pipeline) -> 
     )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Endpoint:
-    """An ASGI application, for Starlette's routes take functions for something else."""
+    """An ASGI application, for Starlette's routes take functions for something else.
+
+    route: for the log and the counters, which FastAPI tells of its own routes alone.
+    """
 
     manager: StreamableHTTPSessionManager
+    route: Route | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        scope["route"] = self.route
         await self.manager.handle_request(scope, receive, send)
 
 
@@ -311,7 +317,7 @@ class _Desk:
             result = _failure(str(error))
         except Exception as error:
             # Messages may hold what a document says: the log gets the kind of error and where it came from.
-            log.exception("tool %s failed: %s", params.name, type(error).__name__, exc_info=places(error))
+            log.exception("tool %s failed: %s", params.name, type(error).__name__, exc_info=without_words(error))
             result = _failure("the server failed; its log says where")
         finally:
             log.info("tool %s %s %.1f ms", params.name, outcome, 1000 * (time.perf_counter() - started))
@@ -323,8 +329,7 @@ class _Desk:
         return _result({"question": found.question, "evidence": found.evidence, "hits": hits}, _search_text(found))
 
     async def _ask(self, wanted: AskArguments, context: Context) -> CallToolResult:
-        turns = tuple(Turn(turn.question, turn.answer) for turn in wanted.history)
-        asked = Asked(require_visible(wanted.question), history=turns)
+        asked = Asked(require_visible(wanted.question), history=tuple(turn.taken() for turn in wanted.history))
         answer = await self._told(self._engine.ask_stream(asked), context)
         self._counters.answer(answer)
         return _result(answer_record(answer), _answer_text(answer))

@@ -1,11 +1,12 @@
-"""Tokens one after the other: a decode loop over rows of a batch, and the text that tokens become.
+"""Tokens one after the other: steps of the rows of a batch, and the text that tokens become.
 
-One loop serves streaming and batches, so that both draw alike: the same seed gives the same answer either way. Knows a
-model that maps token ids to logits; nothing of messages, templates or memory.
+One step serves streaming and batches, so that both draw alike: the same seed gives the same answer either way. Knows a
+model that maps token ids to logits; nothing of messages, templates or how much memory there is.
 """
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Collection, Sequence
 from copy import copy
 from itertools import takewhile
@@ -88,9 +89,10 @@ class Draft:
 class Rows:
     """Conversations that are gone on with together, a token each a step. They end in the same column.
 
-    A `cache` may hold the keys and values of the first `known` tokens of a single prompt: those are not computed again.
+    `sampling` is that of all; rows that are joined keep their own. A `cache` may hold the keys and values of the first
+    `known` tokens of a single prompt: those are not computed again.
     ids, mask: int64 (rows, tokens), what was read and chosen, and which of it counts. computed: how many columns of
-    that the cache holds.
+    that the cache holds. draws: each row's source of chance, None of a greedy one.
     """
 
     def __init__(
@@ -100,8 +102,8 @@ class Rows:
 
         self._model, self.cache, self.computed = model, cache, known
         device = model.get_input_embeddings().weight.device
-        self._processors = _processors(sampling)
-        self.draws = [_chance(sampling.seed, device) for _ in prompts] if sampling.temperature else None
+        self.sample([sampling] * len(prompts), device)
+        self.draws = [_chance(sampling.seed, device) if sampling.temperature else None for _ in prompts]
         ids = [torch.tensor([list(prompt)], dtype=torch.long, device=device) for prompt in prompts]
         self.put(ids, [torch.ones_like(each) for each in ids])
 
@@ -124,8 +126,8 @@ class Rows:
                     _padded([layer.values for layer in layers], dim=-2),
                     number,
                 )
-        if rows.draws is not None:
-            rows.draws = [draw for part in parts for draw in part.draws or ()]
+        rows.draws = [draw for part in parts for draw in part.draws]
+        rows.sample([each for part in parts for each in part.samplings], rows.ids.device)
         return rows
 
     def put(self, ids: Sequence[Any], masks: Sequence[Any]) -> None:
@@ -141,6 +143,17 @@ class Rows:
         first = torch.cat([each[:, :1] for each in ids])
         self.ids = torch.where(self.mask == 0, first, padded)
         self._has_padding = bool((self.mask == 0).any())
+
+    def sample(self, samplings: Sequence[Sampling], device: Any) -> None:
+        """How each row is drawn. penalties, temperatures: float32 (rows, 1), 1 for none; None where no row has one."""
+        import torch
+
+        def column(values: Sequence[float]) -> Any:
+            return torch.tensor(values, dtype=torch.float32, device=device)[:, None] if set(values) != {1} else None
+
+        self.samplings = list(samplings)
+        self._penalties = column([each.repetition_penalty for each in samplings])
+        self._temperatures = column([each.temperature or 1 for each in samplings])
 
     def step(self) -> list[int]:
         """The next token of each row. Raises ModelError where the model gives no numbers."""
@@ -163,7 +176,7 @@ class Rows:
                     "format is too small for them: fetch it again, or use bfloat16 or float32 instead of float16"
                 )
             self.computed = self.ids.shape[1]
-            tokens = self._choose(self._processors(self.ids, logits))
+            tokens = self._choose(self._processed(logits))
             self.ids = torch.cat([self.ids, tokens[:, None]], dim=1)
             self.mask = torch.cat([self.mask, torch.ones_like(tokens[:, None])], dim=1)
             chosen: list[int] = tokens.tolist()
@@ -197,13 +210,23 @@ class Rows:
                 layer.keys, layer.values = layer.keys[kept, :, spare:], layer.values[kept, :, spare:]
         self.computed -= spare
         self._has_padding = bool((self.mask == 0).any())
-        if self.draws is not None:
-            self.draws = [self.draws[row] for row in rows]
+        self.draws = [self.draws[row] for row in rows]
+        self.sample([self.samplings[row] for row in rows], kept.device)
 
     def first(self) -> tuple[list[int], KeysAndValues]:
         """Of the first row: tokens, and their keys and values, (1, heads, tokens, size), of each layer."""
         tokens: list[int] = self.ids[0, : self.computed].tolist()
         return tokens, [(layer.keys[:1], layer.values[:1]) for layer in self.cache.layers if layer.is_initialized]
+
+    def _processed(self, scores: Any) -> Any:
+        """As in transformers' generate: the penalty falls on what stands in the prompt as well as in the answer."""
+        import torch
+
+        if self._penalties is not None:
+            seen = scores.gather(1, self.ids)
+            changed = torch.where(seen < 0, seen * self._penalties, seen / self._penalties)
+            scores = scores.scatter(1, self.ids, changed)
+        return scores if self._temperatures is None else scores / self._temperatures
 
     def _choose(self, scores: Any) -> Any:
         """The best token of each row, or one drawn by its probability.
@@ -213,11 +236,10 @@ class Rows:
         """
         import torch
 
-        if self.draws is not None:
-            noise = torch.empty_like(scores)
-            for row, draw in zip(noise, self.draws, strict=True):
-                row.exponential_(generator=draw)
-            scores = scores - noise.clamp(min=torch.finfo(noise.dtype).tiny).log()
+        for row, draw in enumerate(self.draws):
+            if draw is not None:
+                noise = torch.empty_like(scores[row]).exponential_(generator=draw)
+                scores[row] -= noise.clamp(min=torch.finfo(noise.dtype).tiny).log()
         return scores.argmax(dim=-1)
 
 
@@ -233,18 +255,6 @@ def _chance(seed: int | None, device: Any) -> Any:
     return generator
 
 
-def _processors(sampling: Sampling) -> Any:
-    """As in transformers' generate: the penalty falls on what stands in the prompt as well as in the answer."""
-    from transformers import LogitsProcessorList, RepetitionPenaltyLogitsProcessor, TemperatureLogitsWarper
-
-    processors = LogitsProcessorList()
-    if sampling.repetition_penalty != 1:
-        processors.append(RepetitionPenaltyLogitsProcessor(float(sampling.repetition_penalty)))
-    if sampling.temperature:
-        processors.append(TemperatureLogitsWarper(float(sampling.temperature)))
-    return processors
-
-
 def shared_prefix(prompts: Sequence[Sequence[int]]) -> int:
     """How many tokens all prompts begin with."""
     return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*prompts, strict=False)))
@@ -258,26 +268,10 @@ def _padded(parts: Sequence[Any], *, dim: int) -> Any:
     return torch.cat([torch.nn.functional.pad(part, (0, 0, length - part.shape[dim], 0)) for part in parts])
 
 
-def until_it_fits(write: Callable[[int], None], *, size: int, note: Callable[[str], None]) -> None:
-    """Have `write` do all that is left to do, so many conversations at a time; half as many where memory runs out.
-
-    `note` is told. Raises ModelError where one alone is too much.
-    """
-    while not _fits_memory(write, size):
-        _give_memory_back()
-        if size == 1:
-            raise ModelError(
-                "out of memory with a single prompt; ask with fewer or shorter passages, or load the model in 4 bits "
-                "or with a quantised key-value cache"
-            )
-        note(f"out of memory with {size} prompts together; went on with {size // 2}")
-        size //= 2
-
-
-def _fits_memory(write: Callable[[int], None], size: int) -> bool:
-    """Whether it was written. The error is let go of here: what it holds on to is the memory that is needed."""
+def fits_memory(job: Callable[[], None]) -> bool:
+    """Whether it was done. The error is let go of here: what it holds on to is the memory that is needed."""
     try:
-        write(size)
+        job()
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -292,8 +286,10 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
-def _give_memory_back() -> None:
+def give_memory_back() -> None:
+    """Let go of what nobody holds any more, on the device as well."""
     import torch
 
+    gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -7,17 +7,16 @@ tokens; nothing of hits or citations.
 
 from __future__ import annotations
 
-import gc
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from typing import Any
 
 from reader.backends.base import Generation, Message, Sampling, Stream, answer_of, drain, stream_answer
+from reader.backends.batching import MAX_ROWS, Batching, Conversation
 from reader.backends.chat_template import ChatTemplate
-from reader.backends.generation import Draft, KeysAndValues, Rows, shared_prefix, until_it_fits
+from reader.backends.generation import Draft, KeysAndValues, Rows, shared_prefix
 from reader.backends.loading import (
     ZephyrSettings,
     at_the_door,
@@ -38,17 +37,17 @@ from reader.backends.memory import HQQ_GROUP, HQQ_RESIDUAL, Load, Shape, require
 from retrieval.encoder import quiet, read_json
 from retrieval.errors import AnswerError, MissingPackageError, ModelError, PromptTooLongError
 
-_MAX_BATCH = 64  # rows that are written together; more gain little (docs/benchmarks.md)
 _PAGE_TOKENS = 256  # of a block in continuous batching, transformers' own default
 _KEPT_SHARE = 0.1  # of the free memory is what an older prompt's keys and values may take
 _RESULT_SECONDS = 1.0  # how often a silent worker is looked after
 
-Finish = Callable[[int, Generation], None]
-"""Told the position of a conversation and what was written for it."""
-
 
 class ZephyrBackend:
     """A causal language model on CPU or GPU. Weights are loaded when the first text is generated.
+
+    Any number of threads may ask at once: what they ask is written together, a token each a step, as far as memory goes
+    (a quantised or sliding cache has its answers written one after the other). Whoever asks does the work of all until
+    a piece of its own answer is there; no thread goes on behind.
 
     The keys and values of the last two prompts are kept, so that a prompt that begins like one of them is read from
     where it differs: in a chat, answers take turns with questions being rewritten, which begin otherwise. Prompts that
@@ -86,6 +85,7 @@ class ZephyrBackend:
         self._loaded: Any = None
         self._kept: tuple[tuple[list[int], KeysAndValues], ...] = ()
         self._notices: list[str] = []
+        self._batching = Batching(self)
 
     @property
     def notices(self) -> tuple[str, ...]:
@@ -116,18 +116,10 @@ class ZephyrBackend:
     def _stream(self, messages: Sequence[Message], sampling: Sampling) -> Stream:
         prompt = self._prompt(messages, sampling)
         self.weights()
-        draft = self._draft(sampling)
+        one = self._conversation(prompt, sampling, is_heard=True)
         with explained(self._folder):
-            rows, known = self._begin(prompt, sampling)
-            try:
-                while not draft.done:
-                    if piece := draft.add(rows.step()[0]):
-                        yield piece
-            except GeneratorExit:
-                self._keep(rows)
-                raise
-            self._keep(rows)
-        return _generation(draft, prompt, reused=known)
+            yield from self._batching.stream(one)
+        return _generation(one)
 
     def generate_many(
         self,
@@ -155,31 +147,20 @@ class ZephyrBackend:
     def _written(
         self, prompts: Sequence[list[int]], sampling: Sampling, *, report: Callable[[int], None]
     ) -> list[Generation]:
-        done: dict[int, Generation] = {}
-
-        def finish(position: int, generation: Generation) -> None:
-            done[position] = generation
-            report(len(done))
-
-        def write(size: int) -> None:
-            # The longest first, so that memory runs out early and neighbours are alike.
-            left = sorted(set(range(len(prompts))) - set(done), key=lambda position: -len(prompts[position]))
-            run = self._write_together if self._can_cut else self._write_padded
-            run({position: prompts[position] for position in left}, sampling, size=size, finish=finish)
-
-        def make_room(notice: str) -> None:
-            self._kept = ()
-            self._notices.append(notice)
-
         with explained(self._folder):
             if prompts and self._can_batch_continuously(sampling):
                 try:
-                    return self.generate_continuously(prompts, sampling, report=report)
+                    with self._batching.paused():
+                        return self.generate_continuously(prompts, sampling, report=report)
                 except (RuntimeError, ValueError) as error:
                     self._notices.append(f"continuous batching failed ({str(error)[:300]}); went on without it")
-            size = self._batch_size(max(map(len, prompts), default=0) + sampling.max_tokens)
-            until_it_fits(write, size=min(size, max(1, len(prompts))), note=make_room)
-        return [done[position] for position in range(len(prompts))]
+            written = [self._conversation(prompt, sampling, is_heard=False) for prompt in prompts]
+            # The longest first, so that memory runs out early and neighbours are alike.
+            self._batching.write(sorted(written, key=lambda one: -one.prompt_tokens), report=report)
+        return [_generation(one) for one in written]
+
+    def _conversation(self, prompt: list[int], sampling: Sampling, *, is_heard: bool) -> Conversation:
+        return Conversation(prompt, sampling, self._draft(sampling), is_heard=is_heard)
 
     def weights(self) -> Any:
         """The model itself, transformers' own, loaded now if it was not. Raises ModelError where it does not fit."""
@@ -267,25 +248,37 @@ class ZephyrBackend:
         config = self._config
         return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
+    # ---- what batching asks for, one thread at a time ----------------------------------------------------------------
+
     @property
-    def _can_cut(self) -> bool:
+    def can_cut(self) -> bool:
         """Whether a cache can be cut, and rows taken out of it: not one that is quantised or slides."""
         return self._settings.kv_cache == "full" and not self._slides
 
-    def _begin(self, prompt: list[int], sampling: Sampling) -> tuple[Rows, int]:
+    def begin(self, tokens: Sequence[int], sampling: Sampling) -> tuple[Rows, int]:
         """A prompt to be read from where it differs from those kept, and how many tokens that leaves out."""
         cache, known, best = self.new_cache(), 0, KeysAndValues()
-        for tokens, layers in self._kept:
-            shared = min(shared_prefix([tokens, prompt]), len(prompt) - 1)
+        for kept, layers in self._kept:
+            shared = min(shared_prefix([kept, tokens]), len(tokens) - 1)
             known, best = max((known, best), (shared, layers), key=lambda each: each[0])
         for number, (keys, values) in enumerate(best):
             cache.update(keys[:, :, :known], values[:, :, :known], number)  # copied: nobody else is touched
-        return Rows(self.weights(), [prompt], sampling, cache=cache, known=known), known
+        return Rows(self.weights(), [tokens], sampling, cache=cache, known=known), known
 
-    def _keep(self, rows: Rows) -> None:
-        """Remember a single row's tokens with their keys and values, beside the last one's if that is small."""
-        if self._can_cut:
-            self._kept = (*(each for each in self._kept[-1:] if self._is_small(each[0])), rows.first())
+    def begin_padded(self, prompts: Sequence[Sequence[int]], sampling: Sampling) -> Rows:
+        """Prompts to be read together."""
+        return Rows(self.weights(), prompts, sampling, cache=self.new_cache())
+
+    def join(self, parts: Sequence[Rows]) -> Rows:
+        """The rows of all parts as one batch."""
+        return Rows.joined(parts, cache=self.new_cache())
+
+    def keep(self, rows: Rows) -> None:
+        """Remember a single row's tokens with their keys and values, beside the last other one's if that is small."""
+        if self.can_cut:
+            tokens, layers = rows.first()
+            others = [each for each in self._kept if each[0] != tokens[: len(each[0])]]
+            self._kept = (*(each for each in others[-1:] if self._is_small(each[0])), (tokens, layers))
 
     def _is_small(self, tokens: Sequence[int]) -> bool:
         """Whether to keep the keys and values of so many tokens takes little of the memory that is free."""
@@ -293,66 +286,26 @@ class ZephyrBackend:
             return False
         return self._shape.kv_bytes(self._way, len(tokens)) <= _KEPT_SHARE * free_bytes(self._device)
 
-    # ---- batches -----------------------------------------------------------------------------------------------------
-
-    def _batch_size(self, tokens: int) -> int:
-        """How many conversations of so many tokens to go on with together, by the memory that is free."""
+    def most_rows(self, *, tokens: int, held: int) -> int:
+        """How many conversations of so many tokens there is memory for, what those that are written hold included."""
         if self._shape is None:
-            return _MAX_BATCH
-        gc.collect()
+            return MAX_ROWS
         each = self._shape.kv_bytes(self._way, tokens) + self._shape.working_bytes(self._way, tokens)
-        return max(1, min(_MAX_BATCH, free_bytes(self._device) // (2 * each)))  # a growing cache is copied, so twice
+        room = free_bytes(self._device) + self._shape.kv_bytes(self._way, held)
+        return room // (2 * each)  # a growing cache is copied, so twice
 
-    def _write_together(
-        self, prompts: Mapping[int, list[int]], sampling: Sampling, *, size: int, finish: Finish
-    ) -> None:
-        """Rows come in as others leave, at most `size` at a time."""
-        waiting = deque(prompts)
-        drafts: dict[int, Draft] = {}
-        reused: dict[int, int] = {}
-        rows: Rows | None = None
-        active: list[int] = []
-        while waiting or active:
-            parts = [] if rows is None else [rows]
-            while waiting and len(active) < size:
-                position = waiting.popleft()
-                part, reused[position] = self._begin(prompts[position], sampling)
-                drafts[position] = self._draft(sampling)
-                drafts[position].add(part.step()[0])
-                self._keep(part)
-                parts.append(part)
-                active.append(position)
-            if parts[-1] is rows:
-                for position, token in zip(active, rows.step(), strict=True):
-                    drafts[position].add(token)
-            else:
-                rows = Rows.joined(parts, cache=self.new_cache())
-            going = [row for row, position in enumerate(active) if not drafts[position].done]
-            for position in active:
-                if drafts[position].done:
-                    finish(position, _generation(drafts[position], prompts[position], reused=reused[position]))
-            if going and len(going) < len(active):
-                rows.keep(going)
-            active = [active[row] for row in going]
-            rows = rows if active else None
+    def make_room(self, notice: str = "") -> None:
+        """Forget what was read before."""
+        self._kept = ()
+        if notice:
+            self._notices.append(notice)
 
-    def _write_padded(self, prompts: Mapping[int, list[int]], sampling: Sampling, *, size: int, finish: Finish) -> None:
-        """Batches of `size` that are padded, and run to their longest answer."""
-        positions = list(prompts)
-        for first in range(0, len(positions), size):
-            batch = positions[first : first + size]
-            drafts = [self._draft(sampling) for _ in batch]
-            rows = Rows(self.weights(), [prompts[each] for each in batch], sampling, cache=self.new_cache())
-            while not all(draft.done for draft in drafts):
-                for draft, token in zip(drafts, rows.step(), strict=True):
-                    draft.add(token)
-            for position, draft in zip(batch, drafts, strict=True):
-                finish(position, _generation(draft, prompts[position], reused=0))
+    # ---- transformers' continuous batching ---------------------------------------------------------------------------
 
     def _can_batch_continuously(self, sampling: Sampling) -> bool:
         """transformers' continuous batching has no repetition penalty (it drops it), and seeds of its own."""
         greedy = sampling.temperature == 0 and sampling.repetition_penalty == 1
-        return greedy and self._can_cut and device_map_of(self._settings, self._device) == {"": "cuda"}
+        return greedy and self.can_cut and device_map_of(self._settings, self._device) == {"": "cuda"}
 
     def generate_continuously(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, *, report: Callable[[int], None]
@@ -387,15 +340,11 @@ class ZephyrBackend:
         if failed:
             errors = {str(found[name].error) for name in failed if name in found} or {"it ended early"}
             raise RuntimeError(f"{len(failed)} of {len(names)} answers are missing: {'; '.join(sorted(errors))}")
-        written = []
-        for name, prompt in zip(names, prompts, strict=True):
-            draft = self._draft(sampling)
+        written = [self._conversation(list(prompt), sampling, is_heard=False) for prompt in prompts]
+        for name, one in zip(names, written, strict=True):
             for token in found[name].generated_tokens:
-                if draft.done:
-                    break
-                draft.add(token)
-            written.append(_generation(draft, prompt, reused=0))
-        return written
+                one.add(token)
+        return [_generation(one) for one in written]
 
     def _blocks(self, prompts: Sequence[Sequence[int]], max_tokens: int) -> int:
         """Pages of keys and values for all prompts, or as many as half of the free memory holds.
@@ -409,5 +358,6 @@ class ZephyrBackend:
         return max(1, min(needed, free_bytes(self._device) // 2 // page_bytes))
 
 
-def _generation(draft: Draft, prompt: Sequence[int], *, reused: int) -> Generation:
-    return Generation(draft.text, len(prompt), draft.tokens, complete=draft.complete, reused_tokens=reused)
+def _generation(one: Conversation) -> Generation:
+    draft = one.draft
+    return Generation(draft.text, one.prompt_tokens, draft.tokens, draft.complete, one.reused_tokens)

@@ -36,6 +36,9 @@ def carried(question, history=FERRY):
         ("Which museums of clocks open on Monday morning?", "Which museums of clocks open on Monday morning?"),
         ("Is there a limit on the size of integers?", "Is there a limit on the size of integers?"),
         ("Where is the file that holds the settings?", "Where is the file that holds the settings?"),
+        ("Why?", "Why? (ferry Marstal leave)"),
+        ("Why did the Senate spend money on travel?", "Why did the Senate spend money on travel?"),
+        ("!!!", "!!!"),
     ],
 )
 def test_what_a_follow_up_leaves_out_is_carried_over(question, expected):
@@ -47,7 +50,9 @@ def test_chinese_carries_the_question_before_and_only_once():
     first = carried("它什么时候出发？", history)
     assert first == "它什么时候出发？ (渡轮从哪里出发去马斯塔尔)"
     assert carried("那价格呢？", [*history, Turn(first, "")]) == "那价格呢？ (渡轮从哪里出发去马斯塔尔)"
+    assert carried("为什么？", history) == "为什么？ (渡轮从哪里出发去马斯塔尔)"
     for alone in (
+        "为什么博物馆里没有一扇窗户？",
         "博物馆里最古老的时钟是谁制造的？",
         "应该怎样保养汽车发动机？",
         "那不勒斯的人口是多少？",

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -881,3 +882,30 @@ def test_a_real_server_that_is_asked_for_another_model(real_server):
         backend.generate(ASK, GREEDY)
     with pytest.raises(ModelError, match="names no model; say which one to use"):
         _ = OpenAICompatibleBackend(ServerSettings(real_server)).model
+
+
+# ---- many at once ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("counts", ["estimated", "exact"])
+def test_streams_at_once_get_their_own_answers(zephyr_tokenizer, counts):
+    """Sixteen threads over one backend that has asked nothing yet; the server answers when all of them have come."""
+    together = threading.Barrier(16)
+
+    def echo(connection):
+        question = connection.request.body["messages"][-1]["content"]
+        together.wait(60)
+        connection.send(answer(*question))
+
+    def ask(number):
+        question = f"第{number}个 question, {number * 7919} of them: " + chr(97 + number) * 40
+        pieces, generation = consume(backend.stream((Message("user", question),), Sampling(max_tokens=100)))
+        return question == generation.text == "".join(pieces)
+
+    with LoopbackServer(echo) as server, ThreadPoolExecutor(16) as threads:
+        backend = connect(server, tokenizer=str(zephyr_tokenizer) if counts == "exact" else "")
+        assert all(threads.map(ask, range(16)))
+        assert server.busiest == 16
+        lengths = set(threads.map(lambda _: backend.count_tokens("so many words, 你好 " * 200), range(64)))
+    assert len(lengths) == 1
+    assert len(server.looked_up) == 1

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 from bench.small_models import ZEPHYR_SHAPE, ZEPHYR_TEMPLATE
 from reader.backends.base import REASONING_LEFT_OUT, Generation, Message, Sampling, drain
-from reader.backends.generation import Draft, Rows, is_out_of_memory, shared_prefix, until_it_fits
+from reader.backends.batching import Batching
+from reader.backends.generation import Draft, Rows, is_out_of_memory, shared_prefix
 from reader.backends.loading import ZephyrSettings
 from reader.backends.zephyr import ZephyrBackend
 from retrieval.errors import AnswerError, ConfigError, ModelError, PromptTooLongError
@@ -47,10 +48,11 @@ def exact(folder, **changes) -> ZephyrBackend:
     )
 
 
-def renewed(backend: ZephyrBackend, model=None) -> ZephyrBackend:
+def renewed(backend: ZephyrBackend, model=None, *, most=64) -> ZephyrBackend:
     """A backend that has read nothing and shares the tokenizer, and the weights where no other model is given."""
     made = copy(backend)
     made._loaded, made._kept, made._notices = model or backend.weights(), (), []
+    made._batching = Batching(made, most=most)
     return made
 
 
@@ -333,10 +335,8 @@ def uneven(loaded):
 def test_rows_come_in_as_others_leave(uneven, size):
     """Answers of different length, in fewer rows than there are questions: as each one alone."""
     ending, sampling, expected = uneven
-    backend, written = renewed(ending), {}
-    prompts = {number: backend._template.encode(messages) for number, messages in enumerate(CONVERSATIONS)}
-    backend._write_together(prompts, sampling, size=size, finish=written.__setitem__)
-    assert [replace(written[number], reused_tokens=0) for number in prompts] == expected
+    written = renewed(ending, most=size).generate_many(CONVERSATIONS, sampling)
+    assert [replace(one, reused_tokens=0) for one in written] == expected
 
 
 def test_padded_rows_end_where_they_end_alone(sliding):
@@ -659,41 +659,6 @@ def test_a_draft_keeps_spaces_behind_the_first_word(backend):
 
 
 # ---- too little memory -----------------------------------------------------------------------------------------------
-
-
-def write_at_most(limit, waiting, written):
-    """A double of a batch on a GPU with room for so many prompts."""
-
-    def write(size):
-        while waiting:
-            if size > limit:
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-            written.extend(waiting[:size])
-            del waiting[:size]
-
-    return write
-
-
-@given(st.integers(1, 20), st.integers(1, 8), st.integers(1, 8))
-def test_batches_are_halved_until_they_fit(count, size, limit):
-    written, said = [], []
-    until_it_fits(write_at_most(limit, list(range(count)), written), size=size, note=said.append)
-    assert written == list(range(count))
-    assert bool(said) == (size > limit)
-    assert all("out of memory with" in line and "went on with" in line for line in said)
-
-
-def test_one_prompt_that_does_not_fit_is_an_error():
-    with pytest.raises(ModelError, match="out of memory with a single prompt"):
-        until_it_fits(write_at_most(0, [1], []), size=2, note=lambda _: None)
-
-
-def test_other_errors_are_not_taken_for_it():
-    def write(_):
-        raise RuntimeError("shapes do not match")
-
-    with pytest.raises(RuntimeError, match="shapes do not match"):
-        until_it_fits(write, size=1, note=lambda _: None)
 
 
 def test_what_was_written_before_memory_ran_out_is_not_written_again(backend, alone):

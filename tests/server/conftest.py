@@ -29,7 +29,9 @@ def small_index(tmp_path_factory, library_folder, model_cache, encoder) -> Path:
     index = tmp_path_factory.mktemp("server-index") / "index"
     pipeline = Pipeline(Config(index, model_cache, device="cpu"))
     pipeline.__dict__["encoder"] = encoder  # as if it had been loaded
-    pipeline.ingest([library_folder], report=lambda _: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ingest.indexer._ENOUGH_TOKENS", 1500)  # to fit a codec on; the usual number takes a while
+        pipeline.ingest([library_folder], report=lambda _: None)
     pipeline.close()
     return index
 

@@ -346,6 +346,9 @@ def test_known_folders_are_read_again(serve, index_copy, library_folder):
         (state,) = served.client.get("/api/ingest").json()["jobs"]
         assert (state["job"], state["state"], state["report"]) == (job, "done", report)
         assert str(library_folder) in state["paths"]
+        part = {"paths": [str(library_folder / "bees.txt"), str(library_folder)]}  # read with the folder it is known by
+        again = served.client.post("/api/ingest", json=part).json()["job"]
+        assert done(served, again)["unchanged"] == len(LIBRARY)
         bees = row_of(served, "bees.txt")
         gone = served.client.delete(f"/api/documents/{bees['doc_id']}").json()
         assert (gone["doc_ids"], gone["file"]) == ([bees["doc_id"]], None)

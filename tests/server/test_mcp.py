@@ -203,6 +203,16 @@ async def test_a_follow_up_is_understood(served):
     assert "1702" in found.structured_content["answer"]
 
 
+async def test_markers_of_earlier_answers_do_not_reach_the_model(serve, small_index):
+    history = [{"question": FERRY_QUESTION, "answer": "From pier seven [3]. At dusk [4]."}]
+    backend = ScriptedBackend(["Bicycles are free [1]."] * 2)
+    with serve(small_index, backend=backend) as served:
+        async with connected(served.url) as client:
+            await client.call_tool("ask", {"question": "Does it carry bicycles?", "history": history})
+    told = "".join(message.content for messages in backend.asked for message in messages)
+    assert "From pier seven. At dusk." in told
+
+
 @pytest.mark.parametrize("name", sorted(LIBRARY))
 async def test_a_source_is_read_to_the_character(served, name):
     text = LIBRARY[name]

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from serving import FERRY_QUESTION, LIBRARY, TEA_QUESTION, TOKEN, UNANSWERABLE, events_of, require_exact
 
+from app.chat import without_markers
 from app.cli.wire import answer_record, search_record
 from app.pipeline import Pipeline
 from reader.backends.base import Generation
@@ -104,6 +109,17 @@ def test_a_follow_up_is_understood_in_the_light_of_its_history(served):
     assert events[0][1]["question"] == events[-1][1]["question"]
 
 
+@given(st.text(alphabet="a \n[]1\u3000", max_size=40))
+def test_markers_go_with_the_space_before_them(text):
+    assert without_markers(text) == re.sub(r"\s*\[\d{1,3}\]", "", text)
+
+
+def test_an_answer_of_spaces_holds_nobody_up(served):
+    """A pattern that tried every space anew took minutes for this, and everybody waited."""
+    history = [{"question": FERRY_QUESTION, "answer": "a" + " " * 39_998 + "b"}] * 20
+    assert "pier seven" in served.ask(FERRY_QUESTION, history=history)["answer"]
+
+
 def test_an_error_before_the_first_event_is_a_status(serve, small_index):
     with serve(small_index, backend=ScriptedBackend([])) as served:
         answer = served.client.post("/api/ask", json={"question": FERRY_QUESTION})
@@ -165,6 +181,21 @@ def test_quotes_do_not_wait_for_what_is_being_written(serve, small_index):
         assert {answer.result(30)["answer"] for answer in writing} == {"The ferry leaves from pier seven at dusk [1]."}
 
 
+def test_the_library_is_shown_while_long_work_is_done(served):
+    go_on, lane = threading.Event(), served.application.server.engine.lanes["slow"]
+    body = {"model": "all-MiniLM-L6-v2", "input": "a text"}
+    with ThreadPoolExecutor(1) as another:
+        long_work = [lane.submit(go_on.wait) for _ in range(4)]
+        embedded = another.submit(served.client.post, "/v1/embeddings", json=body)
+        try:
+            assert served.client.get("/api/documents").json()["total"] == len(LIBRARY)
+            assert not embedded.done()
+        finally:
+            go_on.set()
+        assert embedded.result(60).status_code == 200
+        assert all(one.result(60) for one in long_work)
+
+
 def test_without_a_place_one_is_told_when_to_come_back(serve, small_index):
     held = Held()
     with serve(small_index, backend=held, queue=2) as served, ThreadPoolExecutor(2) as many:
@@ -199,6 +230,34 @@ def test_who_hangs_up_frees_the_place(serve, small_index, stream):
         while answer.status_code == 429:  # the thread may need a moment to give its place back
             answer = served.client.post("/api/ask", json={"question": FERRY_QUESTION})
         assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("steps", range(8))
+def test_who_leaves_as_the_result_comes_has_left(served, steps):
+    """Whatever step of the event loop it happens in: what is cancelled does not go on."""
+    engine = served.application.server.engine
+
+    async def leave() -> None:
+        go_on, done = threading.Event(), threading.Event()
+
+        def job(_):
+            go_on.wait()
+            done.set()
+
+        looking = asyncio.ensure_future(engine.look(job))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        go_on.set()
+        done.wait()  # the loop stands still until the result is there
+        while engine.lanes["index"].taken:
+            pass
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        if looking.cancel():
+            with pytest.raises(asyncio.CancelledError):
+                await looking
+
+    asyncio.run(leave())
 
 
 def test_a_request_is_given_up_after_its_time(serve, small_index):

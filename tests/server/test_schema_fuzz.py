@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -323,8 +325,8 @@ async def _echo(_scope, receive, send):
 
 
 @contextmanager
-def _impatient(*, body_seconds: float, head_seconds: float) -> Iterator[tuple[str, int]]:
-    """A server that has little patience with slow clients, and the address it listens at."""
+def _impatient(*, body_seconds: float, head_seconds: float, limit: int | None = None) -> Iterator[tuple[str, int]]:
+    """A server that has little patience with slow clients, and the address it listens at. limit: of connections."""
     guard = Guard(
         _echo,
         gate=Gate(TOKEN),
@@ -335,7 +337,9 @@ def _impatient(*, body_seconds: float, head_seconds: float) -> Iterator[tuple[st
         body_seconds=body_seconds,
     )
     http = bounded_protocol(head_seconds)
-    server = uvicorn.Server(uvicorn.Config(guard, log_config=None, lifespan="off", http=http, ws="none"))
+    server = uvicorn.Server(
+        uvicorn.Config(guard, log_config=None, lifespan="off", http=http, ws="none", limit_concurrency=limit)
+    )
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
@@ -389,3 +393,43 @@ def test_a_slow_body_that_keeps_coming_is_taken():
             pause.wait(0.1)
         answer = b"".join(iter(lambda: connection.recv(65_536), b""))
         assert _status(answer) == 200
+
+
+@pytest.mark.parametrize("stray", [b"\r\n", b"x"], ids=["blank lines", "a body that nobody reads"])
+def test_bytes_that_begin_no_request_hold_no_connection_open(stray):
+    begin = f"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: {100_000 if stray == b'x' else 0}\r\n\r\n".encode()
+    with _impatient(body_seconds=30, head_seconds=0.5) as address:
+        assert _status(_answer_to_slow(address, begin, stray)) == 401
+
+
+def test_a_body_that_nobody_reads_is_let_come_and_the_next_request_answered():
+    with _impatient(body_seconds=30, head_seconds=30) as address, socket.create_connection(address) as connection:
+        connection.sendall(b"POST /x HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n")
+        assert _status(connection.recv(65_536)) == 401
+        connection.sendall(b"x" * 100_000 + _posted("/x", "Content-Length: 3", "Connection: close") + b"abc")
+        assert b"HTTP/1.1 200 OK" in b"".join(iter(lambda: connection.recv(65_536), b""))
+
+
+def test_strangers_cannot_take_the_place_of_those_who_are_there():
+    with _impatient(body_seconds=30, head_seconds=30, limit=4) as address, ExitStack() as connections:
+        first, *_ = [connections.enter_context(socket.create_connection(address, timeout=30)) for _ in range(3)]
+        late = connections.enter_context(socket.create_connection(address, timeout=30))
+        with suppress(ConnectionResetError):
+            assert late.recv(1) == b""
+        first.sendall(_posted("/x", "Content-Length: 3", "Connection: close") + b"abc")
+        assert _status(b"".join(iter(lambda: first.recv(65_536), b""))) == 200
+
+
+def test_connections_leave_files_for_the_rest():
+    """Whatever the system allows: a process that can open no file takes no connection, and complains without end."""
+    script = (
+        "import resource as r, sys; soft, hard = map(int, sys.argv[1:]); r.setrlimit(r.RLIMIT_NOFILE, (soft, hard));"
+        "from app.cli.serve import room_for_connections; print(room_for_connections(), *r.getrlimit(r.RLIMIT_NOFILE))"
+    )
+    for soft, hard, expected in (
+        (256, 8192, "2000 4000 8192"),
+        (256, 512, "256 512 512"),
+        (5000, 8192, "2000 5000 8192"),
+    ):
+        found = subprocess.run([sys.executable, "-c", script, str(soft), str(hard)], capture_output=True, check=True)
+        assert found.stdout.decode().split() == expected.split()

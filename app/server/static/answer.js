@@ -1,7 +1,7 @@
 // A question and its answer as they are read: sentences with their sources and what checking found, refusals, failures.
 // Knows the JSON of `/api/ask`; asks nothing itself.
 
-import { markdown } from "./conversations.js";
+import { isQuotes, markdown } from "./conversations.js";
 import { byCodePoint, clear, h, icon, marked, visible } from "./dom.js";
 import { placeOf } from "./sources.js";
 
@@ -10,6 +10,7 @@ const STRONG = 0.8;
 const LEAST_SUPPORT = 0.2; // as in reader/records.py
 const WEAK = new Set(["unsupported", "contradicted-number", "uncited"]);
 const QUOTING_HELPS = new Set(["model", "busy", "timeout", "too-long"]); // quoting needs no language model
+const HAN = /\p{Script=Han}/u;
 
 let app = null;
 let lists = 0;
@@ -129,10 +130,6 @@ function citationsOf(record, sentence) {
 
 // ---- an answer
 
-// Whether it is nothing but its quotes, as the extractive reader gives them.
-function isQuotes({ answer, citations, sentences: checked }) {
-  return !checked.length && answer === citations.map((each) => `${each.quote} [${each.marker}]`).join(" ");
-}
 
 function quotes(record, walk, explained) {
   const label = h("p", { class: "label" }, h("span", { class: "chip" }, icon("check"), app.t("label.quoted")));
@@ -141,8 +138,11 @@ function quotes(record, walk, explained) {
     h("figcaption", null, walk.button(citation, { class: "link place" }, placeOf(app, citation)))))];
 }
 
-// Lines of prose may be broken anew, for the eye alone: those of code, tables and verse may not.
-const layout = (name, text) => (/^(?:\s{2,}|[|>*+-])|\n\s*\n|\S {3,}\S/m.test(text) ? name : `${name} prose`);
+// Lines of prose may be broken anew, for the eye alone: those of code, tables and verse may not. A table keeps its columns.
+function layout(name, text) {
+  if (/^\|.*\|\s*$/m.test(text)) return `${name} table`;
+  return /^(?:\s{2,}|[|>*+-])|\n\s*\n|\S {3,}\S/m.test(text) ? name : `${name} prose`;
+}
 
 // The answer, each sentence with its markers as buttons and what checking found.
 function sentences(record, walk) {
@@ -219,24 +219,37 @@ function refusal(record, looked, walk) {
   ];
 }
 
-// The words of a question that its terms were made from: an index cuts endings off, "execut" is no word to show.
-function wordsOf(question, terms) {
+// The words of a question that its terms were made from: an index cuts endings off, "execut" is no word to show, and
+// takes Chinese two characters at a time, across its words.
+function wordsOf(question, all) {
+  const han = all.filter((term) => HAN.test(term));
+  const terms = all.filter((term) => !HAN.test(term));
+  if (han.length && Intl.Segmenter) {
+    const parts = Array.from(new Intl.Segmenter("zh", { granularity: "word" }).segment(question), (each) => each.segment);
+    const isKnown = (part) => han.some((term) => term === part || (part.length > 1 && (term.includes(part) || part.includes(term))));
+    terms.push(...parts.filter((part) => HAN.test(part) && isKnown(part)));
+  } else terms.push(...han);
   const words = question.match(/[\p{L}\p{N}]+/gu) ?? [];
   const common = (word, term) => [...term].findIndex((each, at) => word[at]?.toLowerCase() !== each);
   const of = (term) => words.find((word) => [-1, term.length - 1].includes(common(word, term))) ?? term;
-  return [...new Set(terms.map((term) => (/[\u3400-\u9fff]/.test(term) ? term : of(term))))];
+  return [...new Set(terms.map((term) => (HAN.test(term) ? term : of(term))))];
 }
 
 function facts({ evidence, reader, hits, prompt, written, timings_ms: timings }) {
   const rows = [
     [app.t("facts.evidence"), decimal(evidence)],
-    [app.t("facts.reader"), visible([reader.name, reader.model].filter((name) => name !== "none").join(" · "))],
+    [app.t("facts.reader"), reader.name === "extractive" ? app.t("facts.extractive") : visible([reader.name, reader.model].filter((name) => name !== "none").join(" · "))],
     [app.t("facts.passages"), app.formatNumber(hits.length)],
     prompt && [app.t("facts.prompt"), app.formatNumber(prompt.tokens)],
     written && [app.t("facts.written"), app.formatNumber(written.tokens)],
-    ...Object.entries(timings).map(([name, ms]) => [visible(name), `${app.formatNumber(ms, { maximumFractionDigits: 1 })} ms`]),
+    ...Object.entries(timings).map(([name, ms]) => [timeName(name), `${app.formatNumber(ms, { maximumFractionDigits: 1 })} ms`]),
   ];
   return pairs(rows.filter(Boolean));
+}
+
+function timeName(name) {
+  const said = app.t(`facts.time.${name}`);
+  return said.startsWith("facts.") ? visible(name) : said; // a stage that this page does not know
 }
 
 const pairs = (rows) => rows.map(([name, said]) => [h("dt", null, name), h("dd", null, said)]);

@@ -91,7 +91,7 @@ function problem(status, text, header) {
 }
 
 function lost(error) {
-  return new Problem(0, error?.name === "AbortError" ? "stopped" : "network", String(error?.message ?? ""));
+  return new Problem(0, error?.name === "AbortError" ? "stopped" : "network", ""); // what a browser says of it helps nobody
 }
 
 // Server-sent events as WHATWG HTML, section 9.2.6, reads them: lines end in CRLF, LF or CR; an event in an empty line.

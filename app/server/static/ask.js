@@ -16,6 +16,7 @@ let app = null;
 let talk = kept.fresh();
 let running = null; // {controller} of the answer that is coming
 let keeps = true; // whether this browser keeps conversations
+let isMissing = false; // whether the address named one that is not kept
 let screen = null; // what is on the page now: {turns, field, refresh, views: turn -> view}
 
 // rest: the id of a conversation, or nothing for the present one.
@@ -108,7 +109,7 @@ async function found(id) {
   try {
     const one = await kept.load(id);
     if (one) return one;
-    app.announce(app.t("talk.missing"));
+    isMissing = true;
   } catch {
     keeps = false;
   }
@@ -221,6 +222,8 @@ async function lookedFor(record, signal) {
 
 function welcome() {
   const counted = h("p", { class: "muted" }, "\u00a0");
+  const missing = isMissing ? h("p", { class: "notice warn", role: "alert" }, app.t("talk.missing")) : "";
+  isMissing = false;
   const below = h("div", { class: "examples" });
   const none = () => {
     counted.textContent = app.t("problem.no-index");
@@ -229,20 +232,25 @@ function welcome() {
   app.api.get("/api/index").then((facts) => {
     if (!facts.documents) return none();
     counted.textContent = app.t("welcome.documents", { count: facts.documents });
-    return examples(below);
+    return examples(below).catch(() => {}); // they are only a hint
   }).catch((problem) => {
     if (problem.code === "no-index") none();
     else counted.textContent = app.problemWords(problem);
   });
   return h("div", { class: "welcome" }, h("h1", null, app.t("welcome.title")), h("p", { class: "lead" }, app.t("welcome.lead")),
-    counted, below, keeps ? "" : h("p", { class: "muted small" }, app.t("talk.not-kept")));
+    counted, below, keeps ? "" : h("p", { class: "muted small" }, app.t("talk.not-kept")), missing);
 }
 
-// Titles of documents that are there: what can be asked of a library nobody knows but its owner.
+// Titles of documents that are there: what can be asked of a library nobody knows but its owner. Those in the language of
+// the page first; "Chapter 1", and what is no more than a word, asks nothing.
 async function examples(place) {
-  const { documents } = await app.api.get("/api/documents?limit=12");
+  const { documents } = await app.api.get("/api/documents?limit=200");
   const titles = documents.map((each) => each.title?.trim()).filter((name) => name && name.length <= 60);
-  const some = [...new Set(titles)].slice(0, EXAMPLES);
+  const isHan = (name) => /\p{Script=Han}/u.test(name);
+  const isWordy = (name) => (isHan(name) ? Array.from(name).length >= 4 : name.split(/\s+/).filter((word) => /\p{L}{2}/u.test(word)).length >= 2);
+  const asks = (name) => isWordy(name) && !/^(?:chapter|part|section|title|untitled)\b/i.test(name);
+  const isNear = (name) => Number(isHan(name) === (app.language === "zh"));
+  const some = [...new Set(titles)].filter(asks).sort((one, other) => isNear(other) - isNear(one)).slice(0, EXAMPLES);
   if (some.length) place.append(h("p", { class: "muted small" }, app.t("welcome.for-example")));
   place.append(...some.map((name) => h("button", { onclick: () => { if (!running) ask(name); } }, visible(name))));
 }

@@ -87,6 +87,11 @@ function result(request) {
   });
 }
 
+// Whether an answer is nothing but its quotes, as the extractive reader gives them.
+export function isQuotes({ abstained, answer, citations, sentences }) {
+  return !abstained && citations.length > 0 && !sentences.length && answer === citations.map((each) => `${each.quote} [${each.marker}]`).join(" ");
+}
+
 // As a document that can be read anywhere: questions, answers, every quote with its place.
 // words: t(key, values); place(citation) => text; remarks(record) => lines.
 export function markdown(talk, { t, place, remarks }) {
@@ -98,7 +103,7 @@ export function markdown(talk, { t, place, remarks }) {
       parts.push(draft ? `${escaped(draft)}\n\n*${t("ask.unchecked")}*` : `*${t("ask.unanswered")}*`);
       continue;
     }
-    parts.push(escaped(record.answer));
+    if (!isQuotes(record)) parts.push(escaped(record.answer));
     parts.push(...remarks(record).map((line) => `> ${plain(line)}`));
     for (const citation of record.citations) {
       const quote = escaped(citation.quote).replace(/\n/g, "\n> ");

@@ -3,6 +3,7 @@
 
 import { problemOf } from "./api.js";
 import { clear, h, icon, visible } from "./dom.js";
+import { inWords } from "./failures.js";
 import { confirmed, loading, shared, trouble } from "./parts.js";
 
 const ROWS = 50;
@@ -23,9 +24,9 @@ export const words = {
     "library.facts": "{type} · {characters} characters · {count} passages", "library.facts.one": "{type} · {characters} characters · 1 passage",
     "library.open": "Read", "library.account": "Account", "library.account.of": "Account of {name}", "library.delete.of": "Delete {name}",
     "library.page": "{from} to {to} of {total}", "library.before": "Previous", "library.after": "Next",
-    "library.uploads": "Files on their way", "library.waiting": "waiting", "library.sending": "sending", "library.queued": "safe on the server, waiting for its turn",
+    "library.uploads": "Uploads", "library.waiting": "waiting", "library.sending": "sending", "library.queued": "safe on the server, waiting for its turn",
     "library.reading": "being read", "library.in": "in the library", "library.same": "in the library already", "library.replaced": "in the library, in place of the one before",
-    "library.refused": "not taken in: {reason}", "library.folder": "A folder cannot be dropped; choose the files in it.",
+    "library.deleted": "deleted again", "library.refused": "not taken in: {reason}", "library.folder": "A folder cannot be dropped; choose the files in it.",
     "library.dismiss": "Hide what is done", "library.running": "Documents are being read", "library.progress": "{done} of {total}",
     "library.failures": "{count} files could not be read", "library.failures.one": "1 file could not be read", "library.failures.some": "{shown} of {count} are listed here.",
     "library.delete": "Delete", "library.delete.title": "Delete {name}?",
@@ -35,7 +36,7 @@ export const words = {
     "library.delete.failed": "The uploaded file is removed. This cannot be undone.",
     "library.delete.whole": "It is inside a file with other documents, all of which go with it:", "library.delete.compact": "Also write the index anew, so that no byte of it is left there (takes longer)",
     "library.deleting": "Deleting …",
-    "library.receipt.gone": "{name} is deleted, and nothing is left of it.", "library.receipt.left": "{name} is deleted: it is found no more. Stretches of it are still in files of the index.",
+    "library.receipt.gone": "{name} is deleted, and nothing is left of it.", "library.receipt.shared": "{name} is deleted. All of its text is in other documents too, and stays there.", "library.receipt.left": "{name} is deleted: it is found no more. Stretches of it are still in files of the index.",
     "library.receipt.found": "{name} is deleted, but something of it is still found.",
     "library.receipt.looked": "Looked for: searches with its own passages ({searches}), words that only it had ({terms}), samples of its bytes ({samples}, in {files} files). Found: {found}, {terms_left} and {left}.",
     "library.receipt.file": "The uploaded file was removed.", "library.receipt.compact": "To be rid of them: rag index compact",
@@ -44,6 +45,7 @@ export const words = {
     "problem.part-of-file": "It is part of a file with other documents.", "problem.storage": "The server cannot store it.", "problem.ingest": "The documents could not be read.",
     "progress.looking for files": "looking for files", "progress.reading and encoding": "reading and encoding", "progress.saving": "saving",
     "progress.sampling the documents": "sampling the documents", "progress.indexing words": "indexing words",
+    "type.text/plain": "text", "type.message/rfc822": "e-mail",
   },
   zh: {
     ...shared.zh,
@@ -56,9 +58,9 @@ export const words = {
     "library.facts": "{type} · {characters} 个字符 · {count} 个段落",
     "library.open": "阅读", "library.account": "明细", "library.account.of": "{name} 的明细", "library.delete.of": "删除 {name}",
     "library.page": "第 {from} 至 {to} 个，共 {total} 个", "library.before": "上一页", "library.after": "下一页",
-    "library.uploads": "正在添加的文件", "library.waiting": "等待中", "library.sending": "正在发送", "library.queued": "已存入服务器，等待处理",
+    "library.uploads": "上传", "library.waiting": "等待中", "library.sending": "正在发送", "library.queued": "已存入服务器，等待处理",
     "library.reading": "正在读取", "library.in": "已加入文库", "library.same": "文库中已有", "library.replaced": "已加入文库，取代先前的版本",
-    "library.refused": "未能收录：{reason}", "library.folder": "不能拖放文件夹，请选择其中的文件。",
+    "library.deleted": "随后已删除", "library.refused": "未能收录：{reason}", "library.folder": "不能拖放文件夹，请选择其中的文件。",
     "library.dismiss": "隐藏已完成的", "library.running": "正在读取文档", "library.progress": "{done} / {total}",
     "library.failures": "{count} 个文件无法读取", "library.failures.some": "此处列出 {count} 个中的 {shown} 个。",
     "library.delete": "删除", "library.delete.title": "删除 {name}？",
@@ -68,7 +70,7 @@ export const words = {
     "library.delete.failed": "上传的文件将被删除，此操作无法撤销。",
     "library.delete.whole": "它与其他文档同在一个文件中，这些文档会一并删除：", "library.delete.compact": "同时重写索引，使其中不留下它的任何字节（耗时较长）",
     "library.deleting": "正在删除……",
-    "library.receipt.gone": "{name} 已删除，没有留下任何内容。", "library.receipt.left": "{name} 已删除，不会再被找到。索引文件中仍有它的片段。",
+    "library.receipt.gone": "{name} 已删除，没有留下任何内容。", "library.receipt.shared": "{name} 已删除。它的文字也都在其他文档中，在那里仍然保留。", "library.receipt.left": "{name} 已删除，不会再被找到。索引文件中仍有它的片段。",
     "library.receipt.found": "{name} 已删除，但仍能找到它的内容。",
     "library.receipt.looked": "核查：用它自己的段落检索 {searches} 次，只有它才有的词 {terms} 个，在 {files} 个文件中查找其字节样本 {samples} 个。仍找到：{found}、{terms_left}、{left}。",
     "library.receipt.file": "上传的文件已删除。", "library.receipt.compact": "彻底清除请运行：rag index compact",
@@ -77,6 +79,7 @@ export const words = {
     "problem.part-of-file": "它是一个文件的一部分，该文件还含有其他文档。", "problem.storage": "服务器无法保存。", "problem.ingest": "文档未能读取。",
     "progress.looking for files": "正在查找文件", "progress.reading and encoding": "正在读取和编码", "progress.saving": "正在保存",
     "progress.sampling the documents": "正在抽样", "progress.indexing words": "正在为词语建立索引",
+    "type.text/plain": "文本", "type.message/rfc822": "电子邮件",
   },
 };
 
@@ -90,6 +93,19 @@ export async function show(root, app) {
 }
 
 const doc = (id) => `/api/documents/${encodeURIComponent(id)}`;
+
+const OFFICE = "application/vnd.openxmlformats-officedocument.";
+const TYPES = new Map([
+  ["application/pdf", "PDF"], [`${OFFICE}wordprocessingml.document`, "Word"], [`${OFFICE}presentationml.presentation`, "PowerPoint"], [`${OFFICE}spreadsheetml.sheet`, "Excel"],
+  ["application/vnd.oasis.opendocument.text", "OpenDocument"], ["application/vnd.oasis.opendocument.spreadsheet", "OpenDocument"], ["application/vnd.oasis.opendocument.presentation", "OpenDocument"],
+  ["application/epub+zip", "EPUB"], ["application/rtf", "RTF"], ["application/x-ipynb+json", "Jupyter"], ["application/json", "JSON"], ["application/xml", "XML"], ["application/yaml", "YAML"],
+  ["text/html", "HTML"], ["text/markdown", "Markdown"], ["text/csv", "CSV"], ["text/plain", null], ["message/rfc822", null],
+]);
+
+// What a person calls it; the words of those who need words are "type.…".
+function typeName(app, type) {
+  return TYPES.has(type) ? TYPES.get(type) ?? app.t(`type.${type}`) : visible(type);
+}
 
 class Library {
   #app;
@@ -111,7 +127,7 @@ class Library {
     [this.news, this.uploads, this.documents, this.failures] = [1, 2, 3, 4].map(() => h("div", { class: "stack" }));
     this.element = h("div", { class: "wide stack library" },
       h("h1", null, t("library.title")), this.count,
-      h("div", { class: "add" }, h("button", { type: "button", class: "primary", onclick: () => this.chooser.click() }, icon("plus"), t("library.add")), h("span", { class: "muted" }, t("library.drop")), this.chooser),
+      h("div", { class: "add" }, h("button", { type: "button", class: "primary", onclick: () => this.chooser.click() }, icon("plus"), t("library.add")), h("span", { class: "muted drop" }, t("library.drop")), this.chooser),
       this.news, this.uploads, h("div", { class: "bar" }, this.filter, h("span", { class: "push" }), this.lookAgain), this.failures, this.documents);
     clear(this.documents).append(loading(app));
     let typing = 0;
@@ -165,7 +181,7 @@ class Library {
     account.addEventListener("toggle", () => { if (account.open && account.childElementCount === 1) this.#account(account, one); });
     const title = one.title && one.title !== one.source ? h("p", { class: "title", dir: "auto" }, visible(one.title)) : null;
     return h("li", null, open, title,
-      h("p", { class: "muted small" }, app.t("library.facts", { type: visible(one.media_type), characters: one.characters, count: one.chunks })), account,
+      h("p", { class: "muted small", title: one.media_type }, app.t("library.facts", { type: typeName(app, one.media_type), characters: one.characters, count: one.chunks })), account,
       h("button", { type: "button", class: "quiet round delete", ariaLabel: app.t("library.delete.of", { name }), title: app.t("library.delete"), onclick: () => this.#delete(one) }, icon("trash")));
   }
 
@@ -199,7 +215,7 @@ class Library {
     if (!total) return [];
     return [h("details", { class: "failures", open: total <= 3 }, h("summary", null, h("h2", null, app.t("library.failures", { count: total }))),
       total > failures.length && h("p", { class: "muted small" }, app.t("library.failures.some", { shown: failures.length, count: total })),
-      h("ul", { class: "rows" }, failures.map((one) => h("li", null, h("p", { class: "name", dir: "auto" }, visible(one.source)), reasonOf(one),
+      h("ul", { class: "rows" }, failures.map((one) => h("li", null, h("p", { class: "name", dir: "auto" }, visible(one.source)), reasonOf(app, one),
         one.doc_id && h("button", { type: "button", class: "quiet round delete", ariaLabel: app.t("library.delete.of", { name: visible(one.source) }), title: app.t("library.delete"), onclick: () => this.#delete(one) }, icon("trash"))))))];
   }
 
@@ -218,9 +234,13 @@ class Library {
     const check = isFailure ? [] : [h("label", { class: "check small" }, compact, app.t("library.delete.compact"))];
     if (!(await confirmed(app, { title: app.t("library.delete.title", { name }), lines: [...lines, ...check], action: app.t("library.delete") }))) return;
     clear(this.news).append(h("p", { class: "notice", role: "status" }, app.t("library.deleting")));
+    this.news.scrollIntoView({ block: "nearest" });
     try {
       const made = await this.#send("DELETE", `${doc(one.doc_id)}?compact=${compact.checked}&whole=${Boolean(whole)}`);
       this.#tell(receipt(app, name, made));
+      for (const item of this.uploads.querySelectorAll("li[data-done]")) {
+        if (item.dataset.name === one.source) clear(item.querySelector(".said")).append(h("p", { class: "muted" }, app.t("library.deleted")));
+      }
     } catch (problem) {
       if (problem.code === "part-of-file" && !whole) {
         clear(this.news);
@@ -349,6 +369,7 @@ class Library {
     const line = new Progress(app);
     const notice = h("div", { class: "notice" }, h("p", { role: "status" }, app.t("library.running")), line.element);
     clear(this.news).append(notice);
+    if (said) this.news.scrollIntoView({ block: "nearest" });
     const end = (element) => { if (element) notice.replaceWith(element); else notice.remove(); };
     this.#follow(job, { progress: (now) => line.show(now), done: (report) => end(said(report)), failed: (problem) => end(trouble(app, problem)) });
   }
@@ -408,7 +429,7 @@ class Upload {
   done(report) {
     const t = this.app.t, { name } = this.kept;
     const failures = report.failures.filter((one) => one.source === name || one.source.startsWith(`${name}/`) || one.source.startsWith(`${name}!`));
-    if (failures.length) return this.#end(failures.map(reasonOf), "warning");
+    if (failures.length) return this.#end(failures.map((one) => reasonOf(this.app, one)), "warning");
     const isNew = [...report.added, ...report.changed].some((source) => source === name || source.startsWith(name));
     this.#end([h("p", null, icon("check"), t(this.kept.replaced && isNew ? "library.replaced" : isNew ? "library.in" : "library.same"))], "");
   }
@@ -421,12 +442,13 @@ class Upload {
   #end(said, kind) {
     this.line.element.remove();
     this.element.dataset.done = "";
+    this.element.dataset.name = this.kept?.name ?? "";
     if (kind) this.element.classList.add(kind);
     clear(this.said).append(...said);
   }
 }
 
-const reasonOf = ({ reason, advice }) => h("p", { class: "small reason", dir: "auto" }, visible(reason), advice ? h("span", { class: "muted" }, ` · ${visible(advice)}`) : null);
+const reasonOf = (app, { reason, advice }) => h("p", { class: "small reason", dir: "auto" }, inWords(app, reason), advice ? h("span", { class: "muted" }, ` · ${inWords(app, advice)}`) : null);
 
 function accountList(app, account) {
   const names = ["bytes", "characters", "in_chunks", "blank", "unaccounted", "chunks", "tokens", "embedded", "unembedded", "unknown"];
@@ -437,9 +459,10 @@ function accountList(app, account) {
 
 function receipt(app, name, { receipt: made, file }) {
   const left = Object.values(made.left_in).reduce((sum, n) => sum + n, 0);
-  const outcome = made.gone ? "gone" : made.found_by_search || made.terms_left ? "found" : "left";
   const { searches, terms, terms_left, samples, files, found_by_search: found } = made;
-  return h("div", { class: `notice${outcome === "gone" ? "" : " warn"}`, role: "status" },
+  const isShared = made.gone && !terms && !samples && !file; // nothing is its own, so nothing of it could be looked for
+  const outcome = isShared ? "shared" : made.gone ? "gone" : found || terms_left ? "found" : "left";
+  return h("div", { class: `notice${made.gone ? "" : " warn"}`, role: "status" },
     h("p", null, app.t(`library.receipt.${outcome}`, { name })),
-    h("p", { class: "small muted" }, app.t("library.receipt.looked", { searches, terms, samples, files, found, terms_left, left }), file ? ` ${app.t("library.receipt.file")}` : "", outcome === "left" ? ` ${app.t("library.receipt.compact")}` : ""));
+    h("p", { class: "small muted" }, isShared ? "" : app.t("library.receipt.looked", { searches, terms, samples, files, found, terms_left, left }), file ? ` ${app.t("library.receipt.file")}` : "", outcome === "left" ? ` ${app.t("library.receipt.compact")}` : ""));
 }

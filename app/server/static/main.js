@@ -110,7 +110,7 @@ async function show() {
   }
   if (isNew && mine === turn) {
     scrollTo(0, 0);
-    root.focus({ preventScroll: true });
+    if (!root.contains(document.activeElement)) root.focus({ preventScroll: true }); // a view may have a field to begin in
   }
 }
 

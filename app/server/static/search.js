@@ -16,7 +16,7 @@ export const words = {
     ...shared.en,
     "search.title": "Search", "search.lead": "Passages of your documents, nearest to a question first.",
     "search.question": "What to look for", "search.go": "Search", "search.filters": "Narrow down",
-    "search.source": "Path", "search.source.hint": "docs/**/*.md, notes/, !drafts/",
+    "search.source": "Path", "search.source.hint": "notes/, !drafts/",
     "search.type": "Type", "search.type.hint": "pdf, text/html, text/*",
     "search.after": "Dated from", "search.before": "Dated before", "search.date.hint": "2024, 2024-05",
     "search.page": "Pages", "search.page.hint": "3, 3-7, 12-",
@@ -32,12 +32,13 @@ export const words = {
     "search.expansions": "Also looked for", "search.expansion": "{added} for {phrase}, at {weight}",
     "search.parts": "Searched in parts", "search.weights": "What counted", "search.evidence": "Evidence that an answer is here",
     "search.dropped": "Looked at and not shown", "search.dropped.more": "and {count} more", "search.why": "why", "search.document": "document",
+    "search.why.rank": "rank {n}, after the last one shown", "search.why.document": "its document has as many hits as one may have", "search.why.similar": "too much like {source}",
   },
   zh: {
     ...shared.zh,
     "search.title": "检索", "search.lead": "从您的文档中找出与问题最接近的段落。",
     "search.question": "要找什么", "search.go": "检索", "search.filters": "缩小范围",
-    "search.source": "路径", "search.source.hint": "docs/**/*.md, notes/, !drafts/",
+    "search.source": "路径", "search.source.hint": "notes/, !drafts/",
     "search.type": "类型", "search.type.hint": "pdf, text/html, text/*",
     "search.after": "日期不早于", "search.before": "日期早于", "search.date.hint": "2024, 2024-05",
     "search.page": "页码", "search.page.hint": "3, 3-7, 12-",
@@ -53,6 +54,7 @@ export const words = {
     "search.expansions": "同时查找", "search.expansion": "{phrase} 的同义词 {added}，权重 {weight}",
     "search.parts": "分部分检索", "search.weights": "各占比重", "search.evidence": "此处有答案的把握",
     "search.dropped": "看过但未显示", "search.dropped.more": "另有 {count} 个", "search.why": "原因", "search.document": "文档",
+    "search.why.rank": "排在第 {n} 位，在最后一个显示的之后", "search.why.document": "该文档的段落已达上限", "search.why.similar": "与 {source} 过于相似",
   },
 };
 
@@ -158,7 +160,8 @@ const number = (app, value, digits) => value === null || value === undefined ? "
 
 // How the question was read, and what was looked at without being shown.
 function reading(app, record) {
-  const terms = Object.entries(record.terms).sort((one, other) => other[1] - one[1]).map(([stem, weight]) => [record.question.match(patternOf([stem]))?.[0] ?? stem, weight]);
+  const kept = new Set(longest(Object.keys(record.terms)));
+  const terms = Object.entries(record.terms).filter(([stem]) => kept.has(stem)).sort((one, other) => other[1] - one[1]).map(([stem, weight]) => [record.question.match(patternOf([stem]))?.[0] ?? stem, weight]);
   const heaviest = terms[0]?.[1] || 1;
   const block = (name, ...content) => h("div", { class: "block" }, h("h2", { class: "label" }, app.t(`search.${name}`)), content);
   const share = (value) => app.formatNumber(value, { style: "percent" });
@@ -172,9 +175,18 @@ function reading(app, record) {
     record.dropped.length ? block("dropped", droppedTable(app, record.dropped)) : null);
 }
 
+// The server says why in English; what is not known here is shown as it is.
+function whyOf(app, reason) {
+  const [, rank] = /^rank (\d+), after the last one shown$/.exec(reason) ?? [];
+  if (rank) return app.t("search.why.rank", { n: rank });
+  if (reason === "its document has as many hits as one may have") return app.t("search.why.document");
+  const [, source] = /^too much like (.+)$/s.exec(reason) ?? [];
+  return source && source !== "a better hit" ? app.t("search.why.similar", { source: visible(source) }) : visible(reason);
+}
+
 function droppedTable(app, dropped) {
   const rows = dropped.slice(0, MOST_DROPPED).map((one) => h("tr", null, h("th", { scope: "row" }, h("bdi", null, visible(one.source))),
-    ["dense", "lexical", "fused"].map((stage) => h("td", { class: "number" }, number(app, one.stages[`${stage}_rank`], 0))), h("td", null, visible(one.reason))));
+    ["dense", "lexical", "fused"].map((stage) => h("td", { class: "number" }, number(app, one.stages[`${stage}_rank`], 0))), h("td", null, whyOf(app, one.reason))));
   const head = ["document", "dense", "lexical", "fused", "why"].map((name, at) => h("th", { scope: "col", class: at % 4 ? "number" : null }, app.t(`search.${name}`)));
   return [h("div", { class: "scroll", tabindex: 0, role: "region", ariaLabel: app.t("search.dropped") }, h("table", { class: "small" }, h("thead", null, h("tr", null, head)), h("tbody", null, rows))),
     dropped.length > MOST_DROPPED && h("p", { class: "muted small" }, app.t("search.dropped.more", { count: dropped.length - MOST_DROPPED }))];
@@ -182,11 +194,15 @@ function droppedTable(app, dropped) {
 
 // text => nodes in which the words are marked that the search counted.
 function marker(record) {
-  const stems = [...Object.keys(record.terms), ...record.expansions.flatMap((one) => one.terms)].filter((stem) => stem.trim());
+  const stems = longest([...Object.keys(record.terms), ...record.expansions.flatMap((one) => one.terms)].filter((stem) => stem.trim()));
   if (!stems.length) return (text) => [visible(text)];
   const pattern = patternOf(stems);
   return (text) => text.split(pattern).map((piece, at) => at % 2 ? h("mark", null, visible(piece)) : visible(piece));
 }
+
+// Chinese is searched by pairs of characters and by single ones: a single one counts for little, and is no word to show
+// where a pair holds it.
+const longest = (stems) => stems.filter((stem) => !/^\p{Script=Han}$/u.test(stem) || !stems.some((other) => other !== stem && other.includes(stem)));
 
 // The search says stems: a word that begins with one counts, as far as a page can tell ("ferri" is of "ferry" too);
 // where no spaces are, the very characters.
