@@ -107,6 +107,8 @@ def server(index: Path, folder: Path, **settings: str) -> Iterator[Running]:
             draining = threading.Thread(target=log.writelines, args=(process.stderr,), daemon=True)
             draining.start()
             yield Running(int(line.strip().rstrip("/").rpartition(":")[2]), token, process.pid, folder)
+            if process.poll() is not None:
+                raise RuntimeError(f"the server ended by itself with status {process.returncode}")
             process.send_signal(signal.SIGTERM)
             process.wait(60)
             draining.join(60)

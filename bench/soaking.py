@@ -80,13 +80,16 @@ def run(requests: int = REQUESTS, clients: int = CLIENTS, *, seed: int = 0) -> T
     with TemporaryDirectory() as work:
         folder = Path(work)
         with sample_index(folder) as pipeline:
-            asked = questions(pipeline, 2_000, seed=seed)
+            english = questions(pipeline, 2_000, seed=seed)
+        asked = [*english, *(f"“{' '.join(question.split()[5:8])}”是什么意思？" for question in english[::10])]
         files = sorted((folder / "documents").glob("*.txt"))
         states = States([{file.name: file.read_text(encoding="utf-8") for file in files}])
         started = time.perf_counter()
         with server(folder / "index", folder) as running, _progress(requests) as report:
             soak = _Soak(running, states, asked, random.Random(seed), report)  # noqa: S311 - not for secrets
             asyncio.run(soak.run(requests, clients))
+        log = (folder / "server.log").read_text(encoding="utf-8").splitlines()
+        soak.found.problems.update(line.split(" ", 2)[2] for line in log if " ERROR " in line)
         return _table(soak.found, clients, time.perf_counter() - started)
 
 
@@ -174,7 +177,11 @@ class _Soak:
                 await asyncio.sleep(0.05)
             began = self.found.done
             async with self._client() as client:
-                said = await change(client)
+                try:
+                    said = await change(client)
+                except (OSError, EOFError, LookupError, ValueError) as error:
+                    said = "a change that failed"
+                    self.found.problems[f"{change.__name__}: {type(error).__name__} {error}"] += 1
             self._states.over = len(self._states.texts) - 1
             self.found.changes.append(f"{said} while {self.found.done - began} were answered")
 

@@ -89,6 +89,7 @@ def run_server(
     import uvicorn
 
     from app.server.heads import bounded_protocol
+    from app.server.heap import keep_heaps_small
 
     class Stopping(uvicorn.Server):
         def handle_exit(self, sig: int, _: FrameType | None) -> None:
@@ -102,6 +103,7 @@ def run_server(
             await super().shutdown(sockets)
 
     connections = room_for_connections()
+    keep_heaps_small()
     listening = _listen(config)
     _announce(config, token, listening.getsockname()[1], path)
     Stopping(

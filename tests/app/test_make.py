@@ -213,8 +213,8 @@ def test_without_a_question_there_is_a_usage_line_and_no_work(project, target, g
 def test_help_is_the_default_and_names_every_target(project):
     shown = project.make().stdout
     targets = [
-        "help", "setup", "ask", "search", "index", "eval", "test", "coverage", "stress", "bench", "bench-evaluation",
-        "bench-reader", "fmt", "check", "doctor", "clean",
+        "help", "setup", "ask", "search", "index", "serve", "eval", "test", "coverage", "stress", "bench",
+        "bench-evaluation", "bench-reader", "fmt", "check", "doctor", "clean",
     ]  # fmt: skip
     assert re.findall(r"^  ([a-z-]+) +\w", shown, re.MULTILINE) == targets
     for target in targets:
