@@ -23,10 +23,10 @@ MAY_IMPORT = {
 LIGHT_SIBLINGS = {"eval.errors", "retrieval.records", "retrieval.errors", "reader.records", "ingest.records"}
 
 HEAVY = {
-    "accelerate", "anyio", "bitsandbytes", "docutils", "docx", "faiss", "fastapi", "hqq", "httpx",
-    "huggingface_hub", "ir_measures", "langchain", "langchain_core", "langchain_text_splitters", "matplotlib", "mcp", "openTSNE", "openvino",
-    "prometheus_client", "pydantic", "safetensors", "scipy", "selectolax", "sentence_transformers", "sklearn",
-    "starlette", "tokenizers", "torch", "transformers", "uvicorn",
+    "accelerate", "anyio", "bitsandbytes", "docutils", "docx", "faiss", "fastapi", "hqq", "httpx", "huggingface_hub",
+    "ir_measures", "langchain", "langchain_core", "langchain_text_splitters", "matplotlib", "mcp", "openTSNE",
+    "openvino", "prometheus_client", "pydantic", "safetensors", "scipy", "selectolax", "sentence_transformers",
+    "sklearn", "starlette", "tokenizers", "torch", "transformers", "uvicorn",
 }  # fmt: skip
 """Imported inside functions only: what a command does not use, it must not wait for."""
 
