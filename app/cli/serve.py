@@ -163,7 +163,7 @@ def _announce(config: Config, token: Token, port: int, path: str) -> None:
     stderr().print(f"http://{shown}:{port}{path}", style="bold cyan", soft_wrap=True)
     if token.is_new:
         stderr().print(f"token: {token.value}", soft_wrap=True)
-        note(f"it is needed to come in, and kept in {token.origin}; rag serve --show-token prints it again")
+        note(f"sign in with it; it is kept in {token.origin}, and rag serve --show-token prints it again")
     else:
         note(f"the token is in {token.origin}; rag serve --show-token prints it")
 
