@@ -14,14 +14,12 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from retrieval.errors import EmptyTextError
+from retrieval.encoder import PooledViews
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-    from retrieval.encoder import Encoded, Encoder, Floats
+    from retrieval.encoder import Encoded, Encoder
     from retrieval.records import EncoderSpec
 
 TOGETHER = 32
@@ -35,7 +33,7 @@ class _Asked:
     done: Future[list[Encoded]] = field(default_factory=Future)
 
 
-class SharedEncoder:
+class SharedEncoder(PooledViews):
     """An Encoder whose runs are shared by all threads. Its vectors are those of the encoder that it wraps."""
 
     def __init__(self, encoder: Encoder) -> None:
@@ -65,17 +63,6 @@ class SharedEncoder:
                 while not asked.done.done():  # else the one before has taken it along
                     self._run(self._batch())
             yield from asked.done.result()
-
-    def encode_passages(self, texts: Sequence[str]) -> Floats:
-        """Pooled vectors only: float32 (n, dim), unit rows, input order."""
-        vectors = [encoded.vector for encoded in self.encode(texts)]
-        return np.stack(vectors) if vectors else np.zeros((0, self.spec.dimension), np.float32)
-
-    def encode_query(self, text: str) -> Floats:
-        """Pooled vector of a question: float32 (dim,), unit. Raises EmptyTextError on blank text."""
-        if not text.strip():
-            raise EmptyTextError("the question is empty; expected at least one word")
-        return next(self.encode([text], query=True)).vector
 
     def _batch(self) -> list[_Asked]:
         """The longest waiting of one kind: questions and passages have prefixes of their own."""

@@ -91,8 +91,28 @@ def clean(text: str) -> str:
     return _LONE_SURROGATE.sub("\ufffd", text)
 
 
-class _Base:
-    """What both encoders share: tokenising without truncation, prefixes, and the pooled-only views."""
+def require_words(question: str) -> None:
+    """Raise EmptyTextError on a blank question."""
+    if not question.strip():
+        raise EmptyTextError("the question is empty; expected at least one word")
+
+
+class PooledViews:
+    """The pooled-only views, for what encodes."""
+
+    def encode_passages(self: Encoder, texts: Sequence[str]) -> Floats:
+        """Pooled vectors only: float32 (n, dim), unit rows, input order."""
+        vectors = [encoded.vector for encoded in self.encode(texts)]
+        return np.stack(vectors) if vectors else np.zeros((0, self.spec.dimension), np.float32)
+
+    def encode_query(self: Encoder, text: str) -> Floats:
+        """Pooled vector of a question: float32 (dim,), unit. Raises EmptyTextError on blank text."""
+        require_words(text)
+        return next(iter(self.encode([text], query=True))).vector
+
+
+class _Base(PooledViews):
+    """What both encoders share: tokenising without truncation, and prefixes."""
 
     spec: EncoderSpec
     tokenizer: Tokenizer
@@ -106,17 +126,6 @@ class _Base:
             offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)[plain] - len(prefix)
             ids = np.array(encoding.ids, dtype=np.int64)[plain]
             yield Encoded(_unit(pooled), _unit(hidden[plain]), ids, offsets)
-
-    def encode_passages(self, texts: Sequence[str]) -> Floats:
-        """Pooled vectors only: float32 (n, dim), unit rows, input order."""
-        vectors = [encoded.vector for encoded in self.encode(texts)]
-        return np.stack(vectors) if vectors else np.zeros((0, self.spec.dimension), np.float32)
-
-    def encode_query(self, text: str) -> Floats:
-        """Pooled vector of a question: float32 (dim,), unit. Raises EmptyTextError on blank text."""
-        if not text.strip():
-            raise EmptyTextError("the question is empty; expected at least one word")
-        return next(self.encode([text], query=True)).vector
 
     def _tokenize(self, texts: Sequence[str], *, query: bool) -> list[Encoding]:
         encodings = self.tokenizer.encode_batch([clean(text) for text in texts])

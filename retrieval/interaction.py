@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.analyze import Analyzer, Located, is_stop_word
-from retrieval.encoder import Encoded, Encoder, clean, passage_input
-from retrieval.errors import EmptyTextError, IndexCorruptError
+from retrieval.encoder import Encoded, Encoder, clean, passage_input, require_words
+from retrieval.errors import IndexCorruptError
 from retrieval.statistics import Statistics, TermCounts, inverse_document_frequency
 
 Floats = NDArray[np.float32]
@@ -143,12 +143,6 @@ class Match:
     end: int
     weight: float
     similarity: float
-
-
-def require_words(question: str) -> None:
-    """Raise EmptyTextError on a blank question."""
-    if not question.strip():
-        raise EmptyTextError("the question is empty; expected at least one word")
 
 
 class Interaction:

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from retrieval.analyze import Analyzer
 from retrieval.dense import DenseIndex, refresh
 from retrieval.diversity import LeftOut, diversify
-from retrieval.encoder import Encoded, Encoder
+from retrieval.encoder import Encoded, Encoder, require_words
 from retrieval.errors import IndexMismatchError
 from retrieval.evidence import CROWD, Evidence, features
 from retrieval.filters import Filter
 from retrieval.fusion import Fusion, dense_share, fuse, reciprocal
-from retrieval.interaction import Interaction, Passage, Question, SignCodec, require_words
+from retrieval.interaction import Interaction, Passage, Question, SignCodec
 from retrieval.lexical import LexicalIndex
 from retrieval.parts import merge, parts
 from retrieval.records import Dropped, EncoderSpec, Hit, Neighbour, Place, Ranked, Stages, Trace

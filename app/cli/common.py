@@ -6,6 +6,7 @@ import sys
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -13,7 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from app.config import Config, load_config, process_environment
-from retrieval.errors import ConfigError, RagError
+from retrieval.errors import ConfigError, MissingPackageError, RagError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -117,6 +118,17 @@ def require_question(question: str) -> None:
     """Raise a usage error on a question without a character that can be seen."""
     if not any(character.isprintable() and not character.isspace() for character in question):
         raise typer.BadParameter("the question is blank", param_hint="QUESTION")
+
+
+def require_packages(*names: str) -> None:
+    """Raise MissingPackageError where a package of the server cannot be imported."""
+    try:
+        for name in names:
+            import_module(name)
+    except ImportError as error:
+        raise MissingPackageError(
+            f"{error.name} is not installed; run: make setup, or pip install 'cited-rag[server]'"
+        ) from error
 
 
 def note_nothing(filters: Filter | None) -> None:

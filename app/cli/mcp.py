@@ -19,8 +19,9 @@ from app.cli.common import (
     Session,
     TopKFlag,
     note,
+    require_packages,
 )
-from retrieval.errors import ConfigError, MissingPackageError
+from retrieval.errors import ConfigError
 
 if TYPE_CHECKING:
     from app.config import Config
@@ -51,14 +52,7 @@ def mcp(
         config=config, index=index, profile=profile, encoder=encoder, device=device, reader=reader, top_k=top_k,
         host=host, port=port,
     )  # fmt: skip
-    try:
-        import mcp  # noqa: F401
-        import prometheus_client  # noqa: F401
-        import starlette  # noqa: F401
-    except ImportError as error:
-        raise MissingPackageError(
-            f"{error.name} is not installed; run: make setup, or pip install 'cited-rag[server]'"
-        ) from error
+    require_packages("mcp", "prometheus_client", "starlette")
     if http:
         _serve_http(session, settings)
     else:
@@ -69,11 +63,10 @@ def mcp(
 
 def _serve_http(session: Session, config: Config) -> None:
     from app.cli.serve import run_server
-    from app.server.access import find_token, require_token
+    from app.server.access import settled_token
     from app.server.tools import PATH, make_tool_application
 
-    require_token(config.host, config.token, config.token_file)
-    token = find_token(config.token, config.token_file)
+    token = settled_token(config)
     pipeline = session.open_pipeline(config)
     note(str(pipeline.choice))
     run_server(make_tool_application(config, token=token.value, pipeline=pipeline), config, token, path=PATH)

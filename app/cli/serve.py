@@ -17,9 +17,10 @@ from app.cli.common import (
     Session,
     TopKFlag,
     note,
+    require_packages,
     stderr,
 )
-from retrieval.errors import MissingPackageError, RagError
+from retrieval.errors import RagError
 
 if TYPE_CHECKING:
     import socket
@@ -50,26 +51,18 @@ def serve(
     config: ConfigFlag = None,
 ) -> None:
     """Serve a page to ask on, an OpenAI-compatible API and the product's own, until interrupted."""
-    from app.server.access import find_token, require_token
+    from app.server.access import settled_token
 
     session: Session = context.obj
     flags = {
         "config": config, "index": index, "profile": profile, "encoder": encoder, "device": device,
     }  # fmt: skip
     settings = session.config(**flags, reader=reader, top_k=top_k, host=host, port=port)
-    require_token(settings.host, settings.token, settings.token_file)
-    token = find_token(settings.token, settings.token_file)
+    token = settled_token(settings)
     if show_token:
         print(token.value)
         return
-    try:
-        import fastapi  # noqa: F401
-        import prometheus_client  # noqa: F401
-        import uvicorn  # noqa: F401
-    except ImportError as error:
-        raise MissingPackageError(
-            f"{error.name} is not installed; run: make setup, or pip install 'cited-rag[server]'"
-        ) from error
+    require_packages("fastapi", "prometheus_client", "uvicorn")
     from app.server.app import make_application
 
     application = make_application(

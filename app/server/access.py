@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
-from app.config import LEAST_TOKEN_CHARS
+from app.config import LEAST_TOKEN_CHARS, Config
 from retrieval.errors import ConfigError
 
 _COOKIE_SECONDS = 30 * 86_400
@@ -29,6 +29,12 @@ class Token:
     value: str
     origin: str
     is_new: bool = False
+
+
+def settled_token(config: Config) -> Token:
+    """The token of a server with these settings. Raises ConfigError where it may not listen or has none it can use."""
+    require_token(config.host, config.token, config.token_file)
+    return find_token(config.token, config.token_file)
 
 
 def find_token(given: str, file: Path) -> Token:

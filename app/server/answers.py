@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
@@ -43,6 +43,9 @@ KEEP_ALIVE_SECONDS = 15.0
 
 class FaultError(RagError):
     """Something went wrong that nobody foresaw."""
+
+    def __init__(self) -> None:
+        super().__init__("the server failed; its log has more under this request id")
 
 
 _STATUS: tuple[tuple[type[RagError], int, str], ...] = (
@@ -149,17 +152,7 @@ async def unless_gone(request: Request, coming: Awaitable[T]) -> T:
 
     Raises ClientGoneError when the client has gone.
     """
-    result = asyncio.ensure_future(coming)
-    leaving = asyncio.ensure_future(_until_disconnect(request.receive))
-    try:
-        await asyncio.wait({result, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not result.done():
-            raise ClientGoneError
-        return result.result()
-    finally:
-        for task in (result, leaving):
-            task.cancel()
-        await asyncio.gather(result, leaving, return_exceptions=True)
+    return await _unless_gone(request.receive, coming)
 
 
 class ClientGoneError(Exception):
@@ -184,16 +177,8 @@ class EventStream(Response):
     async def __call__(self, _scope: Any, receive: Any, send: Any) -> None:
         """Send frames until there are no more, or until nobody listens."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        sending = asyncio.ensure_future(self._send(send))
-        leaving = asyncio.ensure_future(_until_disconnect(receive))
-        try:
-            await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
-            if sending.done():
-                sending.result()
-        finally:
-            for task in (sending, leaving):
-                task.cancel()
-            await asyncio.gather(sending, leaving, return_exceptions=True)
+        with suppress(ClientGoneError):
+            await _unless_gone(receive, self._send(send))
 
     async def _send(self, send: Any) -> None:
         async with aclosing(self._frames()) as frames:
@@ -211,7 +196,7 @@ class EventStream(Response):
                 yield self._describe(error)
             except Exception as error:
                 log.error("a stream failed: %s", type(error).__name__, exc_info=without_words(error))  # noqa: TRY400
-                yield self._describe(FaultError("the server failed; its log has more under this request id"))
+                yield self._describe(FaultError())
 
 
 def without_words(error: BaseException) -> tuple[type[BaseException], BaseException, Any]:
@@ -238,6 +223,20 @@ async def _kept_alive(events: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         if coming is not None:
             coming.cancel()
             await asyncio.gather(coming, return_exceptions=True)
+
+
+async def _unless_gone(receive: Any, coming: Awaitable[T]) -> T:
+    result = asyncio.ensure_future(coming)
+    leaving = asyncio.ensure_future(_until_disconnect(receive))
+    try:
+        await asyncio.wait({result, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not result.done():
+            raise ClientGoneError
+        return result.result()
+    finally:
+        for task in (result, leaving):
+            task.cancel()
+        await asyncio.gather(result, leaving, return_exceptions=True)
 
 
 async def _until_disconnect(receive: Any) -> None:

@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import cookie_parser
 
 from app.server.access import Gate
-from app.server.answers import problem, without_words
+from app.server.answers import FaultError, problem, problem_of, without_words
 from app.server.counters import Counters
 from app.server.signin import sign_in_page
 
@@ -100,9 +100,7 @@ class Guard:
             # Messages may hold what a document says: the log gets the kind of error and where it came from.
             log.exception("request %s failed: %s", request_id, type(error).__name__, exc_info=without_words(error))
             if not status:
-                await problem(500, "internal", "the server failed; its log has more under this request id", request_id)(
-                    scope, receive, sending
-                )
+                await problem_of(FaultError(), request_id)(scope, receive, sending)
         finally:
             route = getattr(scope.get("route"), "path", "-")
             seconds = time.perf_counter() - started
